@@ -1,0 +1,3 @@
+//! Ids and names.
+
+pub use assent_proto::{Epoch, Shard, TxId, TxOrder};

@@ -1,0 +1,6 @@
+//! assent, a coordinator for distributed transactions. See `ARCHITECTURE.md`.
+
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod store;
