@@ -1,0 +1,500 @@
+//! All transactions of one shard.
+
+mod turn;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smol_str::SmolStr;
+
+use self::turn::Turn;
+use super::event::{
+    Action, Answer, BeginSpec, BranchSpec, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
+};
+use super::id::{Epoch, ParticipantName, RequestId, Shard, TxId, TxIdSource, TxOrder};
+use super::record::{DecodeError, What};
+use super::retry::Backoff;
+use super::time::{Now, Timestamp};
+use super::transaction::Transaction;
+use super::words::{InquiryAnswer, Outcome, Wait};
+
+/// The state machines of all transactions: events in, steps out. See the [module](super) for how to drive it.
+#[derive(Debug)]
+pub struct Engine {
+    ids: TxIdSource,
+    transactions: HashMap<TxId, Transaction>,
+    requests: HashMap<RequestId, TxId>,
+    /// All that are known, in order; ids that are gone stay until the queue is swept.
+    known: VecDeque<TxId>,
+    /// The same for those that have not ended.
+    open: VecDeque<TxId>,
+    /// Ended, to be forgotten at that time.
+    retained: VecDeque<(Timestamp, TxId)>,
+    admission: Admission,
+    desk: Desk,
+}
+
+/// What transactions share while they take their turns.
+#[derive(Debug)]
+struct Desk {
+    settings: EngineSettings,
+    timers: BTreeSet<(Timestamp, TxId)>,
+    /// Transactions with a branch that waits for its next attempt, by participant.
+    waiting: HashMap<ParticipantName, BTreeSet<TxId>>,
+    active: usize,
+    watched: bool,
+}
+
+/// What an engine is told about limits and times.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineSettings {
+    pub max_active: usize,
+    pub max_branches: usize,
+    pub call_timeout: Duration,
+    pub backoff: Backoff,
+    /// Autonomous reservations are confirmed only this long before they expire.
+    pub reservation_margin: Duration,
+    /// How long an ended transaction is kept. Zero: not at all.
+    pub retention: Duration,
+    /// How many are kept at most.
+    pub retention_max: usize,
+}
+
+/// Whether new transactions are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    #[default]
+    Open,
+    DiskNearlyFull,
+    Draining,
+}
+
+/// How many transactions there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub retained: usize,
+}
+
+/// How many transactions one call of [`Engine::list`] looks at: bounded, because others wait meanwhile.
+const LIST_SCAN_MAX: usize = 20_000;
+
+impl Engine {
+    pub fn new(settings: EngineSettings, epoch: Epoch, shard: Shard, life_tag: u32) -> Engine {
+        Engine {
+            ids: TxIdSource::new(epoch, shard, life_tag),
+            transactions: HashMap::new(),
+            requests: HashMap::new(),
+            known: VecDeque::new(),
+            open: VecDeque::new(),
+            retained: VecDeque::new(),
+            admission: Admission::Open,
+            desk: Desk {
+                settings,
+                timers: BTreeSet::new(),
+                waiting: HashMap::new(),
+                active: 0,
+                watched: false,
+            },
+        }
+    }
+
+    /// Takes one event.
+    pub fn handle(&mut self, now: Now, event: Event) -> Step {
+        let mut step = Step::default();
+        match event {
+            Event::Begin { waiter, spec } => self.begin(now, waiter, spec, &mut step),
+            Event::Run { waiter, spec, branches, wait } => {
+                self.run(now, waiter, spec, branches, wait, &mut step);
+            }
+            Event::Enlist { waiter, tx, enlistment } => self.asked(now, waiter, tx, &mut step, |turn| {
+                match turn.enlist(enlistment) {
+                    Ok(branch) => turn.answer(waiter, Answer::Enlisted { branch }),
+                    Err(rejection) => turn.answer(waiter, Answer::Rejected(rejection)),
+                }
+                turn.abort_if_refused();
+            }),
+            Event::Commit { waiter, tx, enlistments, wait } => {
+                self.asked(now, waiter, tx, &mut step, |turn| turn.commit(waiter, enlistments, wait));
+            }
+            Event::Abort { waiter, tx, reason, wait } => {
+                self.asked(now, waiter, tx, &mut step, |turn| turn.abort_asked(waiter, reason, wait));
+            }
+            Event::Reported { tx, branch, operation, report } => {
+                self.turn(now, tx, &mut step, |turn| turn.reported(&branch, operation, report));
+            }
+            Event::Inquire { waiter, tx, branch, expired, known_life } => {
+                let found = self.turn(now, tx, &mut step, |turn| turn.inquired(waiter, &branch, expired));
+                if !found {
+                    // Presumed abort: what this log lived through and does not know was not committed.
+                    let answer = if known_life { InquiryAnswer::Abort } else { InquiryAnswer::Foreign };
+                    step.then.push(Action::Answer { waiter, answer: Answer::Inquiry(answer) });
+                }
+            }
+            Event::Due { tx } => {
+                self.turn(now, tx, &mut step, |turn| {
+                    turn.due();
+                });
+            }
+            Event::Wake { tx, participant } => {
+                self.turn(now, tx, &mut step, |turn| {
+                    turn.wake(|branch| branch.participant == participant);
+                });
+            }
+            Event::Resume { tx } => {
+                self.turn(now, tx, &mut step, |turn| {
+                    turn.resume();
+                });
+            }
+            Event::Resolve { waiter, tx, branch, committed, reason } => {
+                self.asked(now, waiter, tx, &mut step, |turn| {
+                    turn.resolve(waiter, &branch, committed, reason);
+                });
+            }
+            Event::Retry { waiter, tx } => self.asked(now, waiter, tx, &mut step, |turn| {
+                let calls = turn.wake(|_any| true);
+                turn.answer(waiter, Answer::Retried { calls });
+            }),
+            Event::Forget { waiter, tx } => self.forget(waiter, tx, &mut step),
+        }
+        step
+    }
+
+    /// When there is something to do without an event.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let timer = self.desk.timers.first().map(|(at, _)| *at);
+        let eviction = self.retained.front().map(|(at, _)| *at);
+        [timer, eviction].into_iter().flatten().min()
+    }
+
+    /// A transaction whose timer is due.
+    pub fn pop_due(&mut self, now: Timestamp) -> Option<TxId> {
+        let (at, tx) = *self.desk.timers.first()?;
+        if at > now {
+            return None;
+        }
+        self.desk.timers.pop_first();
+        let transaction = self.transactions.get_mut(&tx).expect("an ended transaction has no timer");
+        transaction.live.timer = None;
+        Some(tx)
+    }
+
+    /// Forgets ended transactions past their retention.
+    pub fn evict(&mut self, now: Timestamp) -> Step {
+        let mut step = Step::default();
+        while let Some(&(at, tx)) = self.retained.front()
+            && (at <= now || self.retained.len() > self.desk.settings.retention_max)
+        {
+            self.retained.pop_front();
+            self.drop_ended(tx, &mut step);
+        }
+        step
+    }
+
+    /// Transactions with a branch that waits for its next attempt to reach this participant.
+    pub fn waiting_for(&self, participant: &ParticipantName) -> Vec<TxId> {
+        self.desk.waiting.get(participant).into_iter().flatten().copied().collect()
+    }
+
+    /// Takes back a transaction from the log.
+    pub fn replay(&mut self, now: Now, id: TxId, history: Vec<u8>) -> Result<(), DecodeError> {
+        let transaction = Transaction::replay(id, history)?;
+        if let Some(request) = &transaction.request {
+            self.requests.insert(request.id.clone(), id);
+        }
+        if transaction.outcome.is_none() {
+            self.desk.active += 1;
+            self.open.push_back(id);
+        } else if !transaction.outcome.is_some_and(Outcome::is_heuristic) {
+            let ended_at = transaction.ended_at.unwrap_or(transaction.begun_at);
+            let age = Duration::from_millis(now.wall.0.saturating_sub(ended_at.0));
+            let rest = self.desk.settings.retention.saturating_sub(age);
+            self.retained.push_back((now.mono + rest, id));
+        }
+        self.known.push_back(id);
+        self.transactions.insert(id, transaction);
+        Ok(())
+    }
+
+    /// After the last [`Engine::replay`]: the transactions to go on with, oldest first.
+    pub fn resumable(&mut self) -> Vec<TxId> {
+        self.known.make_contiguous().sort_by_key(|id| id.order());
+        self.open.make_contiguous().sort_by_key(|id| id.order());
+        self.retained.make_contiguous().sort_by_key(|(at, _)| *at);
+        self.open.iter().copied().collect()
+    }
+
+    pub fn get(&self, tx: TxId) -> Option<&Transaction> {
+        self.transactions.get(&tx)
+    }
+
+    pub fn get_by_request(&self, request: &RequestId) -> Option<&Transaction> {
+        self.requests.get(request).and_then(|tx| self.transactions.get(tx))
+    }
+
+    /// Transactions that match, newest first, older than `before`; and where to go on, if there may be more. A page can
+    /// be short, even empty, and not be the last.
+    pub fn list(
+        &self,
+        before: Option<TxOrder>,
+        limit: usize,
+        matches: impl Fn(&Transaction) -> bool,
+    ) -> (Vec<&Transaction>, Option<TxOrder>) {
+        let end =
+            before.map_or(self.known.len(), |before| self.known.partition_point(|id| id.order() < before));
+        let mut page = Vec::new();
+        for (looked_at, id) in self.known.range(..end).rev().enumerate() {
+            if page.len() == limit || looked_at == LIST_SCAN_MAX {
+                let newer = self.known[end - looked_at];
+                return (page, Some(newer.order()));
+            }
+            page.extend(self.transactions.get(id).filter(|tx| matches(tx)));
+        }
+        (page, None)
+    }
+
+    /// Every transaction that began before this has ended.
+    pub fn horizon(&mut self) -> TxOrder {
+        while let Some(id) = self.open.front()
+            && self.transactions.get(id).is_none_or(|tx| tx.outcome.is_some())
+        {
+            self.open.pop_front();
+        }
+        self.open.front().copied().unwrap_or_else(|| self.ids.peek()).order()
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { active: self.desk.active, retained: self.transactions.len() - self.desk.active }
+    }
+
+    pub fn set_admission(&mut self, admission: Admission) {
+        self.admission = admission;
+    }
+
+    /// Whether steps publish what they changed.
+    pub fn set_watched(&mut self, watched: bool) {
+        self.desk.watched = watched;
+    }
+
+    fn begin(&mut self, now: Now, waiter: Waiter, spec: BeginSpec, step: &mut Step) {
+        match self.admit(&spec) {
+            Err(rejection) => {
+                step.then.push(Action::Answer { waiter, answer: Answer::Rejected(rejection) });
+            }
+            Ok(Some(tx)) => {
+                self.turn(now, tx, step, |turn| {
+                    let timeout = turn.timeout();
+                    turn.answer(waiter, Answer::Begun { tx, timeout });
+                });
+            }
+            Ok(None) => {
+                let tx = self.create(now, spec);
+                self.turn(now, tx, step, |turn| {
+                    let timeout = turn.begun();
+                    turn.answer(waiter, Answer::Begun { tx, timeout });
+                });
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        now: Now,
+        waiter: Waiter,
+        spec: BeginSpec,
+        branches: Vec<BranchSpec>,
+        wait: Wait,
+        step: &mut Step,
+    ) {
+        match self.admit(&spec) {
+            Err(rejection) => {
+                step.then.push(Action::Answer { waiter, answer: Answer::Rejected(rejection) });
+            }
+            Ok(Some(tx)) => {
+                self.turn(now, tx, step, |turn| turn.attach(waiter, wait));
+            }
+            Ok(None) => {
+                let tx = self.create(now, spec);
+                let mut refused = false;
+                self.turn(now, tx, step, |turn| {
+                    let enlistments =
+                        branches.into_iter().map(|branch| Enlistment { branch, vote: None }).collect();
+                    refused = turn.run(waiter, enlistments, wait).is_err();
+                });
+                if refused {
+                    self.transactions.remove(&tx);
+                    self.desk.active -= 1;
+                    self.requests.retain(|_, id| *id != tx);
+                }
+            }
+        }
+    }
+
+    /// Whether a transaction may begin; `Some` if it has begun already.
+    fn admit(&self, spec: &BeginSpec) -> Result<Option<TxId>, Rejection> {
+        if let Some(request) = &spec.request
+            && let Some(&tx) = self.requests.get(&request.id)
+        {
+            let known = self.transactions[&tx].request.as_ref();
+            return if known == Some(request) {
+                Ok(Some(tx))
+            } else {
+                Err(Rejection::RequestReused { id: request.id.to_string(), tx })
+            };
+        }
+        match self.admission {
+            Admission::Open if self.desk.active >= self.desk.settings.max_active => {
+                Err(Rejection::TooManyActive { limit: self.desk.settings.max_active })
+            }
+            Admission::Open => Ok(None),
+            Admission::DiskNearlyFull => Err(Rejection::DiskNearlyFull),
+            Admission::Draining => Err(Rejection::Draining),
+        }
+    }
+
+    fn create(&mut self, now: Now, spec: BeginSpec) -> TxId {
+        let id = self.ids.next(now.wall.0);
+        if let Some(request) = &spec.request {
+            self.requests.insert(request.id.clone(), id);
+        }
+        let mut transaction = Transaction::new(id);
+        transaction.live.begun = now.mono;
+        transaction.live.deadline = now.mono + spec.timeout;
+        let BeginSpec { protocol, label, timeout, request } = spec;
+        transaction.record(now.wall, What::Begun { protocol, label, timeout, request });
+        self.transactions.insert(id, transaction);
+        self.desk.active += 1;
+        for queue in [&mut self.known, &mut self.open] {
+            queue.push_back(id);
+            // Sweep when most of the queue is gone: each id is then looked at a bounded number of times.
+            if queue.len() > 2 * self.transactions.len() + 1024 {
+                queue.retain(|id| self.transactions.contains_key(id));
+            }
+        }
+        id
+    }
+
+    /// A turn that somebody asked for, who is told if there is no such transaction.
+    fn asked(
+        &mut self,
+        now: Now,
+        waiter: Waiter,
+        tx: TxId,
+        step: &mut Step,
+        take: impl FnOnce(&mut Turn<'_>),
+    ) {
+        if !self.turn(now, tx, step, take) {
+            let answer = Answer::Rejected(Rejection::NotFound { tx });
+            step.then.push(Action::Answer { waiter, answer });
+        }
+    }
+
+    /// Gives a transaction its turn; false if there is no such transaction.
+    fn turn(&mut self, now: Now, tx: TxId, step: &mut Step, take: impl FnOnce(&mut Turn<'_>)) -> bool {
+        let Some(transaction) = self.transactions.get_mut(&tx) else { return false };
+        step.subject = Some(tx);
+        let was_open = transaction.outcome.is_none();
+        let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
+        take(&mut turn);
+        if let Some(durability) = turn.persist {
+            step.log.push(LogWrite::Put { tx, value: Bytes::copy_from_slice(&transaction.history) });
+            step.durability = step.durability.max(durability);
+        }
+        if self.desk.watched {
+            step.then.push(Action::Publish(Box::new(transaction.clone())));
+        }
+        if was_open && let Some(outcome) = transaction.outcome {
+            self.ended(now, tx, outcome, step);
+        }
+        true
+    }
+
+    fn ended(&mut self, now: Now, tx: TxId, outcome: Outcome, step: &mut Step) {
+        self.desk.active -= 1;
+        if outcome.is_heuristic() {
+            return;
+        }
+        if self.desk.settings.retention.is_zero() {
+            self.drop_ended(tx, step);
+        } else {
+            self.retained.push_back((now.mono + self.desk.settings.retention, tx));
+        }
+    }
+
+    fn forget(&mut self, waiter: Waiter, tx: TxId, step: &mut Step) {
+        let answer = match self.transactions.get(&tx).map(Transaction::state) {
+            None => Answer::Rejected(Rejection::NotFound { tx }),
+            Some(super::State::Ended(_)) => {
+                step.subject = Some(tx);
+                self.retained.retain(|(_, id)| *id != tx);
+                self.drop_ended(tx, step);
+                step.durability = super::Durability::Forced;
+                Answer::Forgotten
+            }
+            Some(state) => Answer::Rejected(Rejection::WrongState {
+                tx,
+                state,
+                wanted: "only an ended transaction can be forgotten",
+            }),
+        };
+        step.then.push(Action::Answer { waiter, answer });
+    }
+
+    fn drop_ended(&mut self, tx: TxId, step: &mut Step) {
+        let Some(transaction) = self.transactions.remove(&tx) else { return };
+        if let Some(request) = &transaction.request {
+            self.requests.remove(&request.id);
+        }
+        if transaction.live.stored {
+            step.log.push(LogWrite::Remove { tx });
+        }
+    }
+}
+
+impl Desk {
+    /// Sees to it that the engine looks at the transaction at that time, or before.
+    fn arm(&mut self, transaction: &mut Transaction, at: Timestamp) {
+        if let Some(armed) = transaction.live.timer {
+            if armed <= at {
+                return;
+            }
+            self.timers.remove(&(armed, transaction.id));
+        }
+        self.timers.insert((at, transaction.id));
+        transaction.live.timer = Some(at);
+    }
+
+    fn disarm(&mut self, transaction: &mut Transaction) {
+        if let Some(armed) = transaction.live.timer.take() {
+            self.timers.remove(&(armed, transaction.id));
+        }
+    }
+
+    fn wait_for(&mut self, participant: &ParticipantName, tx: TxId) {
+        if let Some(transactions) = self.waiting.get_mut(participant) {
+            transactions.insert(tx);
+        } else {
+            self.waiting.insert(participant.clone(), BTreeSet::from([tx]));
+        }
+    }
+
+    fn wait_no_more(&mut self, participant: &ParticipantName, tx: TxId) {
+        if let Some(transactions) = self.waiting.get_mut(participant) {
+            transactions.remove(&tx);
+            if transactions.is_empty() {
+                self.waiting.remove(participant);
+            }
+        }
+    }
+}
+
+/// Why a reservation forbids to confirm.
+fn expired_reason(tx: &Transaction, index: super::BranchIndex) -> SmolStr {
+    let branch = tx.branch(index);
+    smol_str::format_smolstr!(
+        "the reservation of {} (branch {}) expired before the decision",
+        branch.participant,
+        branch.id
+    )
+}
