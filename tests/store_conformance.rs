@@ -1,5 +1,7 @@
 //! What every decision log must do, shown on each; and what the sled log does when it is killed or damaged.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "store/damage.rs"]
 mod damage;
 #[path = "store/kill.rs"]
@@ -32,7 +34,7 @@ fn memory_log_conforms() {
 
 #[test]
 fn sled_log_conforms() {
-    conformance(|| Box::new(SledHarness { dir: tempfile::tempdir().expect("a directory") }));
+    conformance(|| Box::new(SledHarness { dir: tempfile::tempdir().unwrap() }));
 }
 
 struct MemoryHarness(MemoryLog);
@@ -54,13 +56,13 @@ struct SledHarness {
 
 impl Harness for SledHarness {
     fn open(&mut self) -> (Box<dyn DecisionLog>, Opened) {
-        let (log, opened) = open_sled(self.dir.path()).expect("opens");
+        let (log, opened) = open_sled(self.dir.path()).unwrap();
         (Box::new(log), opened)
     }
 
     /// What a kill leaves is what the files hold while the log is still open.
     fn crash(&mut self, log: Box<dyn DecisionLog>) {
-        let after = tempfile::tempdir().expect("a directory");
+        let after = tempfile::tempdir().unwrap();
         copy_dir(self.dir.path(), after.path());
         drop(log);
         self.dir = after;

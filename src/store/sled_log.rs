@@ -532,3 +532,6 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub fn contents(log: &mut dyn DecisionLog) -> BTreeMap<TxId, Vec<u8>> {
         assert!(values.insert(tx, value).is_none(), "{tx} came twice");
         Ok(())
     })
-    .expect("replays");
+    .unwrap();
     values
 }
 
@@ -41,17 +41,16 @@ pub fn open_sled(dir: &Path) -> Result<(SledLog, Opened), OpenError> {
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("creates");
+    fs::create_dir_all(to).unwrap();
     // The witness first: it must not know of more than the log that is copied after it.
-    let mut entries: Vec<_> =
-        fs::read_dir(from).expect("lists").map(|entry| entry.expect("an entry").path()).collect();
+    let mut entries: Vec<_> = fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort_by_key(|path| path.is_dir());
     for path in entries {
-        let target = to.join(path.file_name().expect("a name"));
+        let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy_dir(&path, &target);
         } else {
-            fs::copy(&path, &target).expect("copies");
+            fs::copy(&path, &target).unwrap();
         }
     }
 }
