@@ -17,7 +17,7 @@ use assent_proto::v1::{
 use clap::CommandFactory as _;
 use fake::Fake;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 use tonic::{Code, Status};
 
@@ -181,6 +181,22 @@ async fn a_server_that_does_not_answer_exits_with_6_within_the_timeout() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_exits_with_6_and_a_hint() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            // As long as the greeting is: what comes next is the call.
+            let _ = connection.read_exact(&mut [0; 24]).await;
+        }
+    });
+    let said = run(&["--server", &server, "status"]).await;
+    assert_eq!(said.code, 6, "{said:?}");
+    assert!(said.stderr.starts_with(&format!("error: cannot reach {server}: ")), "{said:?}");
+    assert!(said.stderr.contains("\nhint: "), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_called_unknown_and_says_how_to_look_it_up() {
     let lost = Fake { error: Some(Status::deadline_exceeded("too late")), ..Fake::default() };
     let said = run_against(&lost, &["tx", "commit", XID]).await;
@@ -311,6 +327,7 @@ async fn steps_of_a_transaction_send_what_was_typed() {
         "timeout_ms: 60000",
         "vote: ReadOnly",
         "inquires: false",
+        "protocol: Tcc",
         "payload: b\"x\"",
         "reason: \"changed my mind\"",
         "reason: \"settled by hand\"",
@@ -358,6 +375,7 @@ async fn list_reads_page_after_page_up_to_the_limit() {
 
     let said = run_against(&fake, &["tx", "list", "--limit", "2"]).await;
     assert_eq!(said.stdout.lines().count(), 3, "{}", said.stdout);
+    assert!(fake.seen().last().unwrap().contains("page_size: 2,"), "{:?}", fake.seen());
     assert!(said.stdout.starts_with("XID ") && said.stderr.contains("--limit"), "{said:?}");
 }
 
