@@ -93,6 +93,12 @@ impl Coordinator {
         self.wait_until_ready();
     }
 
+    /// The same, with other arguments from now on.
+    pub fn restart_with(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self.restart();
+    }
+
     /// After its end: starts it again and waits only until it listens. It may still read its log.
     pub fn relaunch(&mut self) {
         // While it was down, its port was free: a client that tried to reconnect may hold it for a moment.
