@@ -444,6 +444,7 @@ fn find_witness(dir: &DataDir) -> Result<Witness, OpenError> {
 }
 
 fn open_engine(dir: &DataDir, options: &SledOptions) -> Result<Db, OpenError> {
+    dir.wait_until_sled_let_go()?;
     let config = sled::Config::new()
         .path(dir.sled())
         .cache_capacity(options.cache_bytes)
