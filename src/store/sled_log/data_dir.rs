@@ -72,8 +72,9 @@ impl DataDir {
         self.path.join("ballast")
     }
 
-    /// Waits for a log of this process that was closed just now: a task in sled's thread pool, or a
-    /// process that another thread is just starting, may hold sled's file, and the lock on that, a little longer. No other process can have it, because the directory is ours.
+    /// Waits for a log of this process that was closed just now. A task in sled's thread pool, or a process that another
+    /// thread is just starting, may hold sled's file, and the lock on it, a little longer. Nobody else can have it,
+    /// because the directory is ours.
     pub fn wait_until_sled_let_go(&self) -> Result<(), OpenError> {
         let path = self.sled_db();
         let Ok(file) = File::options().read(true).write(true).open(&path) else {
