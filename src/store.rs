@@ -7,11 +7,11 @@
 //!   replicated log can stand behind the same trait, which is why every append carries the epoch of its owner.
 //! * [`LogWriter`] is the one thread that owns a log and commits in groups.
 //!
-//! Durable means: survives power loss. How [`SledLog`] gets there is told in [`sled_log`].
+//! Durable means: survives power loss. How [`SledLog`] gets there is told in `store/sled_log.rs`.
 
 mod error;
 mod memory;
-pub mod sled_log;
+mod sled_log;
 mod writer;
 
 pub use self::error::{AppendError, Damage, OpenError, Refusal, ReplayError};
@@ -139,7 +139,7 @@ impl fmt::Display for CutOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the log ends with group {}; groups up to {} had begun, were never acknowledged, and are lost in part or whole",
+            "the log ends with group {}; groups up to {} had begun, were not acknowledged, and are lost in part or whole",
             self.last_whole, self.last_begun
         )
     }

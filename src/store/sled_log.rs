@@ -1,9 +1,9 @@
 //! The embedded decision log, on sled.
 //!
 //! # What lies where
-//! `<dir>/sled/` is sled's own. Its default tree holds the values, the cluster id and the lives ([`frame`], [`value`]
-//! tell how), its tree `marker` one record about the last group. `<dir>/witness` says what the log must at least hold
-//! ([`witness`]), `<dir>/ballast` is room for a full disk, `<dir>/LOCK` keeps a second daemon out.
+//! `<dir>/sled/` is sled's own. Its default tree holds the values, the cluster id and the lives (`frame.rs` and
+//! `value.rs` tell how), its tree `marker` one record about the last group. `<dir>/witness` says what the log must at
+//! least hold (`witness.rs`), `<dir>/ballast` is room for a full disk, `<dir>/LOCK` keeps a second daemon out.
 //!
 //! # One group of writes
 //! 1. The witness announces group *n* (not synced).
@@ -16,7 +16,8 @@
 //! So a forced group costs one sync. sled recovers a prefix of what was written to it, therefore a crash leaves the
 //! marker at a whole group, and then the database must hold exactly what the marker counted; or it leaves it within
 //! group *n*, and then every transaction has its value from before *n* or the one from *n*. Damage differs from that:
-//! the marker is older than the last confirmed group, a checksum fails, or the count is off.
+//! the marker is older than the last confirmed group, a checksum fails, or the count is off. The count says nothing
+//! within a group: a value lost by damage in the very moment of a crash would pass for a removal that was under way.
 //!
 //! # Long values
 //! A frame has at most 4 KiB; a longer value is cut into parts. Every part has two slots. A new value writes each part
@@ -29,6 +30,7 @@
 //! `apply_batch` leaks, `flush_async` can deadlock, a page over 128 KiB goes to a file that is never synced, and its
 //! `open` may panic on damage. Its periodic flush stays on, since that also frees space.
 
+mod check;
 mod data_dir;
 mod frame;
 mod scan;
@@ -44,14 +46,15 @@ use std::path::Path;
 
 use sled::{Db, Tree};
 
+use self::check::{Checked, MARKER_KEY, Marker, Totals, check};
 use self::data_dir::DataDir;
-use self::frame::{Key, PartKey, seal, u64_at, unseal, weight};
+use self::frame::{Key, PartKey, seal, unseal};
 use self::scan::{Scan, scan, without_panic};
 use self::value::{Head, Parts};
 use self::witness::Witness;
 use super::error::ballast_hint;
 use super::{
-    AppendError, CutOff, Damage, DecisionLog, Durability, LogWrite, OpenError, Opened, Refusal, ReplayError,
+    AppendError, Damage, DecisionLog, Durability, LogWrite, OpenError, Opened, Refusal, ReplayError,
     VALUE_BYTES_MAX, draw_life_tag,
 };
 use crate::core::{Epoch, TxId};
@@ -65,7 +68,7 @@ pub struct SledOptions {
     pub cache_bytes: u64,
 }
 
-/// The decision log in a data directory. See the [module](self).
+/// The decision log in a data directory. How it works is told at the top of `store/sled_log.rs`.
 pub struct SledLog {
     tree: Tree,
     marker: Tree,
@@ -82,24 +85,6 @@ pub struct SledLog {
     /// Dropped last: the directory is ours until sled has let go of it.
     dir: DataDir,
 }
-
-/// The frames of the default tree: how many, and the wrapping sum of their weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
-    keys: u64,
-    sum: u64,
-}
-
-/// The record about the last group.
-#[derive(Clone, Copy, Debug, Default)]
-struct Marker {
-    begun: u64,
-    whole: u64,
-    /// After the last whole group.
-    totals: Totals,
-}
-
-const MARKER_KEY: &[u8] = b"marker";
 
 /// Keeps sled's background flush on, which also frees the space of overwritten values.
 const FLUSH_EVERY_MS: u64 = 500;
@@ -203,7 +188,7 @@ impl SledLog {
 
     fn write_marker(&self, whole: u64) -> Result<(), Failure> {
         let marker = Marker { begun: self.group, whole, totals: self.totals };
-        self.marker.insert(MARKER_KEY, seal(MARKER_KEY, self.group, &marker.encode()))?;
+        self.marker.insert(MARKER_KEY, marker.frame())?;
         Ok(())
     }
 
@@ -349,83 +334,6 @@ impl fmt::Debug for SledLog {
     }
 }
 
-impl Totals {
-    fn add(&mut self, frame: &[u8]) {
-        self.keys += 1;
-        self.sum = self.sum.wrapping_add(weight(frame));
-    }
-
-    fn subtract(&mut self, former: Option<&[u8]>) {
-        if let Some(frame) = former {
-            self.keys -= 1;
-            self.sum = self.sum.wrapping_sub(weight(frame));
-        }
-    }
-}
-
-impl Marker {
-    fn encode(&self) -> Vec<u8> {
-        [self.begun, self.whole, self.totals.keys, self.totals.sum].map(u64::to_le_bytes).concat()
-    }
-
-    /// The one in the tree; of a log that was never written to, an empty one.
-    fn read(tree: &Tree) -> Result<Marker, Damage> {
-        let Some(frame) = tree.get(MARKER_KEY).map_err(|error| Damage::Engine(error.to_string()))? else {
-            return Ok(Marker::default());
-        };
-        let body = unseal(MARKER_KEY, &frame)?.body;
-        let marker = (body.len() == 32).then(|| Marker {
-            begun: u64_at(body, 0),
-            whole: u64_at(body, 8),
-            totals: Totals { keys: u64_at(body, 16), sum: u64_at(body, 24) },
-        });
-        // A group begins only when the one before it is whole.
-        marker
-            .filter(|marker| marker.begun.wrapping_sub(marker.whole) <= 1)
-            .ok_or_else(|| Damage::Checksum("the marker".to_owned()))
-    }
-}
-
-struct Checked {
-    scan: Scan,
-    /// The last group that was begun, as far as anything tells.
-    group: u64,
-    cut_off: Option<CutOff>,
-}
-
-/// Reads all of the log and holds it against the marker and the witness.
-fn check(tree: &Tree, marker: &Tree, witness: &Witness) -> Result<Checked, Refusal> {
-    let claim = witness.claim();
-    let marker = Marker::read(marker)?;
-    if marker.whole < claim.durable {
-        return Err(Refusal::TailLost { durable: claim.durable, found: marker.whole });
-    }
-    let scan = scan(tree, &mut |_, _| Ok(())).map_err(|error| match error {
-        ReplayError::Damaged(damage) => damage,
-        ReplayError::Rejected { .. } => unreachable!("the reader above rejects nothing"),
-    })?;
-    if scan.latest.0 > marker.begun {
-        let (found, what) = scan.latest;
-        return Err(Damage::Sequence { what, found, last: marker.begun }.into());
-    }
-    // Within a group the count cannot be right; between two it must be.
-    if marker.begun == marker.whole && scan.totals != marker.totals {
-        return Err(Damage::Totals { counted: marker.totals.keys, found: scan.totals.keys }.into());
-    }
-    if marker.whole == claim.durable && marker.totals != claim.totals {
-        return Err(Refusal::Mismatch("they counted different values"));
-    }
-    if claim.durable > 0 && !scan.lives.has(claim.life.0, claim.life.1) {
-        return Err(Refusal::Mismatch("the log does not know the life that the witness saw"));
-    }
-    if scan.cluster.map_or(marker.whole > 0, |cluster| cluster != claim.cluster) {
-        return Err(Refusal::Mismatch("they name different clusters"));
-    }
-    let group = marker.begun.max(claim.begun);
-    let cut_off = (group > marker.whole).then_some(CutOff { last_whole: marker.whole, last_begun: group });
-    Ok(Checked { scan, group, cut_off })
-}
-
 /// The witness of the log in `dir`; a new one where there is no log yet.
 fn find_witness(dir: &DataDir) -> Result<Witness, OpenError> {
     let refused = |why| OpenError::Refused { dir: dir.path().to_owned(), why };
@@ -444,6 +352,7 @@ fn find_witness(dir: &DataDir) -> Result<Witness, OpenError> {
 }
 
 fn open_engine(dir: &DataDir, options: &SledOptions) -> Result<Db, OpenError> {
+    dir.wait_until_sled_let_go()?;
     let config = sled::Config::new()
         .path(dir.sled())
         .cache_capacity(options.cache_bytes)

@@ -4,18 +4,24 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::store::{Ballast, OpenError};
 
+/// How often, and how far apart, sled's lock is tried: 5 seconds in all.
+const SLED_LOCK_TRIES: u32 = 2_500;
+const SLED_LOCK_PAUSE: Duration = Duration::from_millis(2);
+
 /// A data directory that is ours for as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     /// Holds the lock. The file stays when the lock goes.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -41,7 +47,7 @@ impl DataDir {
         }
         // For the message above, in another process. That it cannot be written takes nothing from the lock.
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(DataDir { path, _lock: lock })
+        Ok(DataDir { path, lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -64,6 +70,27 @@ impl DataDir {
 
     pub fn ballast(&self) -> PathBuf {
         self.path.join("ballast")
+    }
+
+    /// Waits for a log of this process that was closed just now. A task in sled's thread pool, or a process that another
+    /// thread is just starting, may hold sled's file, and the lock on it, a little longer. Nobody else can have it,
+    /// because the directory is ours.
+    pub fn wait_until_sled_let_go(&self) -> Result<(), OpenError> {
+        let path = self.sled_db();
+        let Ok(file) = File::options().read(true).write(true).open(&path) else {
+            // There is none yet, or sled will say why it cannot be opened.
+            return Ok(());
+        };
+        for _ in 0..SLED_LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => thread::sleep(SLED_LOCK_PAUSE),
+                Err(TryLockError::Error(source)) => {
+                    return Err(OpenError::Io { action: "lock", path, source });
+                }
+            }
+        }
+        Err(OpenError::InUse { dir: self.path.clone(), pid: None })
     }
 
     /// The ballast file, if it is there to be deleted.
@@ -103,6 +130,14 @@ impl DataDir {
         }
         File::open(self.sled())?.sync_all()?;
         File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Closing the file would do, were there not other threads that may be starting processes just now: until such a
+        // process runs its program it has the file too, and with it the lock.
+        let _ = self.lock.unlock();
     }
 }
 

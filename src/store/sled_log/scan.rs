@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use sled::{IVec, Tree};
 use uuid::Uuid;
 
-use super::Totals;
+use super::check::Totals;
 use super::frame::{self, Key, PartKey, unseal};
 use super::value::{Head, Parts};
 use crate::core::TxId;

@@ -194,6 +194,15 @@ fn first_opening_that_was_cut_off_is_done_again() {
 }
 
 #[test]
+fn unused_witness_does_not_vouch_for_a_used_log() {
+    let dir = filled();
+    fs::remove_file(dir.path().join("witness")).unwrap();
+    Witness::create(&dir.path().join("witness")).unwrap();
+    let error = open(&dir).unwrap_err();
+    assert!(matches!(error, OpenError::Refused { why: Refusal::Mismatch(_), .. }), "{error}");
+}
+
+#[test]
 fn parts_that_did_not_change_are_not_written_again() {
     let dir = filled();
     let (mut log, _) = open(&dir).unwrap();
@@ -208,6 +217,8 @@ fn parts_that_did_not_change_are_not_written_again() {
     // Part 2 was too short before, so it went to its other slot; part 3 is new.
     log.append(&[put(3, 9_000)], Durability::Lazy).unwrap();
     assert_eq!(log.tree.iter().count(), all - 1);
+    log.append(&[put(3, 10)], Durability::Lazy).unwrap();
+    assert_eq!(log.tree.iter().count(), all - 4);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::Totals;
+use super::check::Totals;
 use super::frame::{u32_at, u64_at};
 use crate::core::Epoch;
 use crate::store::{OpenError, Refusal};
