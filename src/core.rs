@@ -27,9 +27,13 @@
 
 mod engine;
 mod event;
+#[cfg(test)]
+mod harness;
 mod id;
 mod record;
 mod retry;
+#[cfg(test)]
+mod scenarios;
 mod tcc;
 mod time;
 mod transaction;

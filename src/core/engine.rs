@@ -1,5 +1,7 @@
 //! All transactions of one shard.
 
+#[cfg(test)]
+mod check;
 mod turn;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
