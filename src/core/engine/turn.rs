@@ -199,6 +199,8 @@ impl Turn<'_> {
 /// What participants answer and ask.
 impl Turn<'_> {
     pub fn reported(&mut self, branch: &BranchId, operation: Operation, report: Report) {
+        // A vote can be handled before the timer that was due first.
+        self.abort_if_overdue();
         let Some(index) = self.tx.index_of(branch) else { return };
         let delegated = self.tx.delegated && self.tx.decision.is_none();
         let pending = self.tx.branch(index).pending_operation(delegated, self.overdue());
