@@ -213,6 +213,7 @@ impl Turn<'_> {
             // A vote that comes after the decision changes nothing.
             Report::Voted { .. } if self.tx.branch(index).state != BranchState::Preparing => {}
             Report::Voted { result, .. } if delegated => self.delegated_vote(index, operation, result),
+            Report::Voted { .. } if pending != Some(operation) => {}
             Report::Voted { result, replica } => {
                 let first_called = self.tx.branch(index).first_called.unwrap_or(self.now.mono);
                 self.voted(index, result, Granted::Called(first_called));
@@ -222,10 +223,13 @@ impl Turn<'_> {
             Report::Completed { completion, detail, reply } if delegated => {
                 self.delegated_completion(index, operation, completion, &detail, reply);
             }
+            Report::Completed { .. } if pending != Some(operation) => {}
+            Report::Completed { .. } if operation == Operation::PhaseOne => {
+                let error = SmolStr::new_static("answered phase one without a vote");
+                self.failed(index, operation, error, FailureKind::Unknown);
+            }
             Report::Completed { completion, detail, .. } => {
-                if pending == Some(operation) {
-                    self.completed(index, operation, completion, &detail);
-                }
+                self.completed(index, operation, completion, &detail);
             }
         }
     }
@@ -306,6 +310,7 @@ impl Turn<'_> {
             (Operation::Commit, Completion::UnknownBranch) => Some(Completion::HeuristicHazard),
             (Operation::Commit, Completion::HeuristicRollback | Completion::HeuristicHazard)
             | (Operation::Rollback, Completion::HeuristicCommit | Completion::HeuristicHazard)
+            // These two are answered otherwise, and do not come here.
             | (Operation::PhaseOne | Operation::CommitOnePhase, _) => Some(completion),
         };
         match heuristic {
