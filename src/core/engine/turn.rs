@@ -520,7 +520,8 @@ impl Turn<'_> {
         self.desk.arm(self.tx, self.tx.live.deadline);
         if two_phase::may_delegate(self.tx) {
             self.record(What::Delegated);
-            if self.tx.request.is_some() {
+            // Whoever takes it back from the log, or is asked for it again, must know who decides.
+            if self.tx.request.is_some() || self.tx.live.stored {
                 self.persist(Durability::Forced);
             }
         } else {
