@@ -552,7 +552,10 @@ impl Turn<'_> {
 
     fn decide_commit(&mut self) {
         self.record(What::Decided { decision: Decision::Commit, reason: SmolStr::default() });
-        if self.tx.branches.iter().any(|branch| branch.state == BranchState::Committing) {
+        // With nothing to commit nothing hangs on it, unless a restart would find it undecided.
+        if self.tx.live.stored
+            || self.tx.branches.iter().any(|branch| branch.state == BranchState::Committing)
+        {
             self.persist(Durability::Forced);
         }
         self.decided();
