@@ -62,6 +62,11 @@ impl Turn<'_> {
 
     /// Adds a branch; again, it is the same branch.
     pub fn enlist(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
+        self.abort_if_overdue();
+        self.add(enlistment)
+    }
+
+    fn add(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
         let tx = self.tx.id;
         let Enlistment { branch: spec, vote } = enlistment;
         let id = spec.id.clone().unwrap_or_else(|| self.unused_id());
@@ -72,7 +77,6 @@ impl Turn<'_> {
                 return Ok(id);
             }
         }
-        self.abort_if_overdue();
         let state = self.tx.state();
         if state != State::Active {
             let wanted = "branches are enlisted only while it is active";
@@ -151,8 +155,9 @@ impl Turn<'_> {
         self.step.then.push(Action::Answer { waiter, answer });
     }
 
+    /// Adds them all before anything follows from one of them, so that an abort reaches each.
     fn enlist_all(&mut self, enlistments: Vec<Enlistment>) -> Result<(), Rejection> {
-        enlistments.into_iter().try_for_each(|enlistment| self.enlist(enlistment).map(drop))
+        enlistments.into_iter().try_for_each(|enlistment| self.add(enlistment).map(drop))
     }
 
     fn add_branch(&mut self, id: BranchId, spec: BranchSpec) -> Result<BranchIndex, Rejection> {
