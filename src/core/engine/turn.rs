@@ -67,7 +67,6 @@ impl Turn<'_> {
     }
 
     fn add(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
-        let tx = self.tx.id;
         let Enlistment { branch: spec, vote } = enlistment;
         let id = spec.id.clone().unwrap_or_else(|| self.unused_id());
         let known = self.tx.index_of(&id);
@@ -77,10 +76,8 @@ impl Turn<'_> {
                 return Ok(id);
             }
         }
-        let state = self.tx.state();
-        if state != State::Active {
-            let wanted = "branches are enlisted only while it is active";
-            return Err(Rejection::WrongState { tx, state, wanted });
+        if self.tx.state() != State::Active {
+            return Err(self.not_active());
         }
         let index = match known {
             Some(index) => index,
@@ -106,14 +103,14 @@ impl Turn<'_> {
 
     pub fn commit(&mut self, waiter: Waiter, enlistments: Vec<Enlistment>, wait: Wait) {
         self.abort_if_overdue();
-        if self.tx.state() == State::Active {
-            if let Err(rejection) = self.enlist_all(enlistments) {
-                return self.answer(waiter, Answer::Rejected(rejection));
-            }
-            self.attach(waiter, wait);
+        let active = self.tx.state() == State::Active;
+        let enlisted = if active { self.enlist_all(enlistments) } else { self.brought_before(&enlistments) };
+        if let Err(rejection) = enlisted {
+            return self.answer(waiter, Answer::Rejected(rejection));
+        }
+        self.attach(waiter, wait);
+        if active {
             self.start_ending();
-        } else {
-            self.attach(waiter, wait);
         }
     }
 
@@ -158,6 +155,25 @@ impl Turn<'_> {
     /// Adds them all before anything follows from one of them, so that an abort reaches each.
     fn enlist_all(&mut self, enlistments: Vec<Enlistment>) -> Result<(), Rejection> {
         enlistments.into_iter().try_for_each(|enlistment| self.add(enlistment).map(drop))
+    }
+
+    /// A repeated commit may bring what is enlisted. Of another branch it would seem that it was committed too.
+    fn brought_before(&self, enlistments: &[Enlistment]) -> Result<(), Rejection> {
+        let known = |spec: &BranchSpec| {
+            self.tx.branches.iter().any(|branch| {
+                branch.participant == spec.participant && spec.id.as_ref().is_none_or(|id| *id == branch.id)
+            })
+        };
+        let aborted = self.tx.decision == Some(Decision::Abort);
+        if aborted || enlistments.iter().all(|enlistment| known(&enlistment.branch)) {
+            return Ok(());
+        }
+        Err(self.not_active())
+    }
+
+    fn not_active(&self) -> Rejection {
+        let wanted = "branches are enlisted only while it is active";
+        Rejection::WrongState { tx: self.tx.id, state: self.tx.state(), wanted }
     }
 
     fn add_branch(&mut self, id: BranchId, spec: BranchSpec) -> Result<BranchIndex, Rejection> {
