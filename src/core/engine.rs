@@ -325,9 +325,11 @@ impl Engine {
                     refused = turn.run(waiter, enlistments, wait).is_err();
                 });
                 if refused {
-                    self.transactions.remove(&tx);
+                    // It never was: nothing of it is written or shown.
+                    *step = Step { then: std::mem::take(&mut step.then), ..Step::default() };
+                    step.then.retain(|action| matches!(action, Action::Answer { .. }));
                     self.desk.active -= 1;
-                    self.requests.retain(|_, id| *id != tx);
+                    self.remove(tx);
                 }
             }
         }
@@ -444,13 +446,17 @@ impl Engine {
     }
 
     fn drop_ended(&mut self, tx: TxId, step: &mut Step) {
-        let Some(transaction) = self.transactions.remove(&tx) else { return };
+        if self.remove(tx).is_some_and(|transaction| transaction.live.stored) {
+            step.log.push(LogWrite::Remove { tx });
+        }
+    }
+
+    fn remove(&mut self, tx: TxId) -> Option<Transaction> {
+        let transaction = self.transactions.remove(&tx)?;
         if let Some(request) = &transaction.request {
             self.requests.remove(&request.id);
         }
-        if transaction.live.stored {
-            step.log.push(LogWrite::Remove { tx });
-        }
+        Some(transaction)
     }
 }
 
