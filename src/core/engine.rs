@@ -208,7 +208,7 @@ impl Engine {
         if transaction.outcome.is_none() {
             self.desk.active += 1;
             self.open.push_back(id);
-        } else if !transaction.outcome.is_some_and(Outcome::is_heuristic) {
+        } else if transaction.outcome.is_some_and(is_clean) {
             let ended_at = transaction.ended_at.unwrap_or(transaction.begun_at);
             let age = Duration::from_millis(now.wall.0.saturating_sub(ended_at.0));
             let rest = self.desk.settings.retention.saturating_sub(age);
@@ -398,7 +398,7 @@ impl Engine {
     fn turn(&mut self, now: Now, tx: TxId, step: &mut Step, take: impl FnOnce(&mut Turn<'_>)) -> bool {
         let Some(transaction) = self.transactions.get_mut(&tx) else { return false };
         step.subject = Some(tx);
-        let was_open = transaction.outcome.is_none();
+        let before = transaction.outcome;
         let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
         take(&mut turn);
         if let Some(durability) = turn.persist {
@@ -408,17 +408,18 @@ impl Engine {
         if self.desk.watched {
             step.then.push(Action::Publish(Box::new(transaction.clone())));
         }
-        if was_open && let Some(outcome) = transaction.outcome {
-            self.ended(now, tx, outcome, step);
+        let after = transaction.outcome;
+        if before.is_none() && after.is_some() {
+            self.desk.active -= 1;
+        }
+        // An operator may have settled what was heuristic.
+        if !before.is_some_and(is_clean) && after.is_some_and(is_clean) {
+            self.retain(now, tx, step);
         }
         true
     }
 
-    fn ended(&mut self, now: Now, tx: TxId, outcome: Outcome, step: &mut Step) {
-        self.desk.active -= 1;
-        if outcome.is_heuristic() {
-            return;
-        }
+    fn retain(&mut self, now: Now, tx: TxId, step: &mut Step) {
         if self.desk.settings.retention.is_zero() {
             self.drop_ended(tx, step);
         } else {
@@ -495,6 +496,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// Nobody needs to look at it, so it is forgotten in time.
+fn is_clean(outcome: Outcome) -> bool {
+    !outcome.is_heuristic()
 }
 
 /// Why a reservation forbids to confirm.
