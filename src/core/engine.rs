@@ -82,6 +82,9 @@ pub struct Counts {
 /// How many transactions one call of [`Engine::list`] looks at: bounded, because others wait meanwhile.
 const LIST_SCAN_MAX: usize = 20_000;
 
+/// How many transactions one call of [`Engine::evict`] forgets, for the same reason.
+const EVICT_MAX: usize = 1_000;
+
 impl Engine {
     pub fn new(settings: EngineSettings, epoch: Epoch, shard: Shard, life_tag: u32) -> Engine {
         Engine {
@@ -166,7 +169,8 @@ impl Engine {
     /// When there is something to do without an event.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.desk.timers.first().map(|(at, _)| *at);
-        let eviction = self.retained.front().map(|(at, _)| *at);
+        let too_many = self.retained.len() > self.desk.settings.retention_max;
+        let eviction = self.retained.front().map(|(at, _)| if too_many { Timestamp::ZERO } else { *at });
         [timer, eviction].into_iter().flatten().min()
     }
 
@@ -182,12 +186,14 @@ impl Engine {
         Some(tx)
     }
 
-    /// Forgets ended transactions past their retention.
+    /// Forgets ended transactions past their retention; if many, not all at once: then [`Engine::next_due`] is now.
     pub fn evict(&mut self, now: Timestamp) -> Step {
         let mut step = Step::default();
-        while let Some(&(at, tx)) = self.retained.front()
-            && (at <= now || self.retained.len() > self.desk.settings.retention_max)
-        {
+        for _ in 0..EVICT_MAX {
+            let Some(&(at, tx)) = self.retained.front() else { break };
+            if at > now && self.retained.len() <= self.desk.settings.retention_max {
+                break;
+            }
             self.retained.pop_front();
             self.drop_ended(tx, &mut step);
         }

@@ -271,7 +271,8 @@ impl Stage {
                 happened.extend(self.tell(&step));
             }
             if !happened.is_empty() {
-                happened.insert(0, format!("-- {:?}", print::millis(due.since(Timestamp::ZERO))));
+                let at = print::millis(self.harness.now.mono.since(Timestamp::ZERO));
+                happened.insert(0, format!("-- {at:?}"));
                 moments.push(happened);
             }
         }
