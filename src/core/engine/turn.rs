@@ -474,19 +474,26 @@ impl Turn<'_> {
         let wanted = match (self.tx.branch(index).state, committed) {
             (BranchState::Committing, true) | (BranchState::RollingBack, false) => None,
             (state, _) if state.is_heuristic() => None,
+            // Its participant was to decide, and has not said what by the deadline.
+            (BranchState::Preparing, _) if self.tx.delegated && self.overdue() => None,
             (BranchState::Committing, false) => {
                 Some("a branch that is to commit cannot be settled as rolled back")
             }
             (BranchState::RollingBack, true) => {
                 Some("a branch that is to roll back cannot be settled as committed")
             }
-            _finished_or_undecided => {
-                Some("only a branch that waits in phase two, or is heuristic, can be settled")
-            }
+            _finished_or_undecided => Some(
+                "only a branch that waits in phase two, is overdue in one phase, or is heuristic, can be settled",
+            ),
         };
         if let Some(wanted) = wanted {
             let state = self.tx.state();
             return self.answer(waiter, Answer::Rejected(Rejection::WrongState { tx, state, wanted }));
+        }
+        if self.tx.decision.is_none() {
+            let decision = if committed { Decision::Commit } else { Decision::Abort };
+            let reason = if committed { SmolStr::default() } else { reason.clone() };
+            self.record(What::Decided { decision, reason });
         }
         self.record(What::Resolved { branch: index, committed, reason });
         self.settle(index);
