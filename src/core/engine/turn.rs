@@ -406,8 +406,8 @@ impl Turn<'_> {
                 self.record(What::Decided { decision: Decision::Abort, reason });
             }
             Err(()) => {
+                // Nobody decided, as far as anybody can tell: it ends without a decision.
                 let detail = self.heuristic_detail(index, operation, completion, detail);
-                self.record(What::Decided { decision: Decision::Abort, reason: detail.clone() });
                 self.record(What::Heuristic { branch: index, completion, detail });
             }
         }
@@ -674,7 +674,7 @@ impl Turn<'_> {
 
     fn end_if_finished(&mut self) {
         if self.tx.outcome.is_some()
-            || self.tx.decision.is_none()
+            || (self.tx.decision.is_none() && !self.tx.delegated)
             || !self.tx.branches.iter().all(|branch| branch.state.is_finished())
         {
             return;
