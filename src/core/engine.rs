@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 
 use self::turn::Turn;
 use super::event::{
-    Action, Answer, BeginSpec, BranchSpec, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
+    Action, Answer, BeginSpec, BranchSpec, Durability, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
 };
 use super::id::{Epoch, ParticipantName, RequestId, Shard, TxId, TxIdSource, TxOrder};
 use super::record::{DecodeError, What};
@@ -407,7 +407,12 @@ impl Engine {
         let before = transaction.outcome;
         let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
         take(&mut turn);
-        if let Some(durability) = turn.persist {
+        let persist = turn.persist;
+        let news = transaction.history.len() > transaction.live.logged;
+        if let Some(durability) = persist
+            && (news || durability == Durability::Forced)
+        {
+            transaction.live.logged = transaction.history.len();
             step.log.push(LogWrite::Put { tx, value: Bytes::copy_from_slice(&transaction.history) });
             step.durability = step.durability.max(durability);
         }
@@ -440,7 +445,7 @@ impl Engine {
                 step.subject = Some(tx);
                 self.retained.retain(|(_, id)| *id != tx);
                 self.drop_ended(tx, step);
-                step.durability = super::Durability::Forced;
+                step.durability = Durability::Forced;
                 Answer::Forgotten
             }
             Some(state) => Answer::Rejected(Rejection::WrongState {
