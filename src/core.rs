@@ -30,6 +30,8 @@ mod event;
 #[cfg(test)]
 mod harness;
 mod id;
+#[cfg(test)]
+mod properties;
 mod record;
 mod retry;
 #[cfg(test)]

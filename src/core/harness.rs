@@ -127,6 +127,11 @@ impl Harness {
         self.log.keep(usize::MAX, &mut self.promises);
     }
 
+    /// How many writes a crash could lose.
+    pub fn unsynced(&self) -> usize {
+        self.log.unsynced.len()
+    }
+
     /// Ends this life; of the writes that are not durable the first `kept` survive. The next life takes the log back and
     /// resumes; returns the steps that this made, their actions in [`Harness::released`] once synced.
     pub fn crash(&mut self, kept: usize) -> Vec<Step> {
@@ -181,28 +186,22 @@ impl Harness {
 }
 
 /// What of a transaction must survive a restart. That phase one was called need not.
-fn lasting(tx: &Transaction) -> String {
+fn lasting(tx: &Transaction) -> impl PartialEq + std::fmt::Debug + '_ {
     let state = match tx.state() {
         State::Preparing => State::Active,
         other => other,
     };
-    let whole =
-        (tx.id, tx.protocol, &tx.label, tx.timeout, &tx.request, state, tx.decision, tx.outcome, &tx.reason);
+    let begun = (tx.id, tx.protocol, &tx.label, tx.timeout, &tx.request);
     let times = (tx.begun_at, tx.decided_at, tx.ended_at);
-    let branches: Vec<_> = tx
-        .branches
-        .iter()
-        .map(|branch| {
-            let state = match branch.state {
-                BranchState::Preparing => BranchState::Enlisted,
-                other => other,
-            };
-            let enlisted =
-                (&branch.id, &branch.participant, &branch.endpoint, branch.protocol, branch.inquires);
-            (enlisted, state, branch.vote, &branch.reason, branch.reservation_ttl, branch.class)
-        })
-        .collect();
-    format!("{whole:?} {times:?} {branches:#?}")
+    let branches = tx.branches.iter().map(|branch| {
+        let state = match branch.state {
+            BranchState::Preparing => BranchState::Enlisted,
+            other => other,
+        };
+        let enlisted = (&branch.id, &branch.participant, &branch.endpoint, branch.protocol, branch.inquires);
+        (enlisted, state, branch.vote, &branch.reason, branch.reservation_ttl, branch.class)
+    });
+    (begun, times, state, tx.decision, tx.outcome, &tx.reason, branches.collect::<Vec<_>>())
 }
 
 impl Log {

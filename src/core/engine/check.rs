@@ -1,6 +1,6 @@
 //! What must hold between any two events, for tests.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Engine;
 use crate::core::id::{ParticipantName, TxId};
@@ -34,11 +34,20 @@ impl Engine {
         self.check_queues();
     }
 
+    /// Panics if anything is left that an ended transaction should have given back.
+    pub(in crate::core) fn check_idle(&self) {
+        self.check();
+        let open: Vec<_> = self.transactions.values().filter(|tx| tx.outcome.is_none()).collect();
+        assert!(open.is_empty(), "not ended: {open:#?}");
+        assert!(self.desk.timers.is_empty() && self.desk.waiting.is_empty());
+    }
+
     fn check_queues(&self) {
         let open = self.transactions.values().filter(|tx| tx.outcome.is_none());
         assert_eq!(open.clone().count(), self.desk.active, "active transactions");
-        assert!(open.clone().all(|tx| self.open.contains(&tx.id)), "an open transaction is not in the queue");
-        assert!(self.transactions.keys().all(|tx| self.known.contains(tx)));
+        let [queued, known] = [&self.open, &self.known].map(|queue| queue.iter().collect::<HashSet<_>>());
+        assert!(open.clone().all(|tx| queued.contains(&tx.id)), "an open transaction is not in the queue");
+        assert!(self.transactions.keys().all(|tx| known.contains(tx)));
         for queue in [&self.open, &self.known] {
             assert!(queue.iter().map(|tx| tx.order()).is_sorted());
         }
