@@ -1,6 +1,10 @@
 //! assent, a coordinator for distributed transactions. See `ARCHITECTURE.md`.
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod core;
 pub mod store;
+pub mod transport;
+pub mod wire;
