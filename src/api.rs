@@ -1,3 +1,12 @@
-//! The gRPC services.
+//! The gRPC services: each parses at the edge, asks the coordinator, and tells the answer.
 
+mod admin;
+mod inquiry;
+mod server;
 pub mod status;
+mod transaction;
+
+pub use self::admin::{AdminService, LogCounts, ReadLogCounts};
+pub use self::inquiry::InquiryService;
+pub use self::server::{ApiParts, router};
+pub use self::transaction::TransactionService;

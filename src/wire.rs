@@ -2,6 +2,9 @@
 //!
 //! Everything that comes from outside goes through here once. An error names the field, its value and the limit.
 
+mod request;
+mod transaction;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,6 +13,8 @@ use assent_proto::v1 as pb;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
+pub use self::request::{abort, begin, commit, enlist, given_reason, run};
+pub use self::transaction::{History, result_to_pb, timestamp, transaction_to_pb};
 use crate::core::{
     BranchId, BranchSpec, BranchState, Call, Completion, Decision, Enlistment, InquiryAnswer, Label,
     Operation, Outcome, ParticipantName, PhaseOne, Protocol, RequestId, ReservationClass, State, TxId, Vote,

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use assent_proto::v1 as pb;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::coordinator::{Coordinator, Phase};
-use crate::core::{Rejection, TxId};
-use crate::wire::Invalid;
+use crate::core::{Answer, Rejection, TxId};
+use crate::wire::{self, Invalid};
 
 /// How long those should wait who were turned away for lack of room.
 pub const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -56,6 +57,13 @@ pub fn stopped() -> Status {
     Status::with_error_details(Code::Unavailable, "the coordinator has stopped; try again", details)
 }
 
+/// A stream ends early, so that it does not hold up the shutdown.
+pub fn stopping() -> Status {
+    let mut details = details("DRAINING", None);
+    details.set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(Code::Unavailable, "the coordinator is shutting down; try again", details)
+}
+
 /// Lets pass only when the log is recovered.
 pub fn serving(coordinator: &Coordinator) -> Result<(), Status> {
     match coordinator.phase() {
@@ -70,6 +78,31 @@ pub fn serving(coordinator: &Coordinator) -> Result<(), Status> {
             ))
         }
         Phase::Stopped => Err(stopped()),
+    }
+}
+
+/// An answer that is not the one to what was asked: a refusal, or a bug of ours.
+pub fn unanswered(answer: &Answer) -> Status {
+    match answer {
+        Answer::Rejected(rejection) => rejected(rejection),
+        Answer::Begun { .. }
+        | Answer::Enlisted { .. }
+        | Answer::Ended(_)
+        | Answer::Inquiry(_)
+        | Answer::Transaction(_)
+        | Answer::Retried { .. }
+        | Answer::Forgotten => internal(format!("the coordinator answered something else: {answer:?}")),
+    }
+}
+
+/// The same, within a pipeline.
+pub fn to_pipeline_error(status: &Status) -> pb::PipelineError {
+    let retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    pb::PipelineError {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        reason: status.get_details_error_info().map(|info| info.reason).unwrap_or_default(),
+        retry_delay_ms: retry_delay.map(wire::millis).unwrap_or_default(),
     }
 }
 
