@@ -52,6 +52,7 @@ impl Invalid {
     }
 
     /// The same, where the field is within another one.
+    #[must_use]
     pub fn within(self, outer: &str) -> Invalid {
         Invalid { field: format!("{outer}.{}", self.field), problem: self.problem }
     }
