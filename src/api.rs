@@ -6,7 +6,7 @@ mod server;
 pub mod status;
 mod transaction;
 
-pub use self::admin::{AdminService, LogCounts, ReadLogCounts};
+pub use self::admin::{AdminService, LogStatsCell};
 pub use self::inquiry::InquiryService;
 pub use self::server::{ApiParts, router};
 pub use self::transaction::TransactionService;

@@ -6,8 +6,8 @@
 mod driver;
 mod gate;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -36,7 +36,8 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
-    identity: Identity,
+    /// Known once the log is open, which is before the phase is `Serving`.
+    identity: OnceLock<Identity>,
     waiters: AtomicU64,
     phase: watch::Sender<Phase>,
     horizon: watch::Sender<TxOrder>,
@@ -65,6 +66,10 @@ pub enum Phase {
 }
 
 /// What the driver is sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large kind; a box for each would cost more"
+)]
 pub enum Input {
     /// Something happened; nobody waits for an answer to it.
     Events(Vec<Event>),
@@ -118,11 +123,11 @@ struct Clock {
 
 impl Coordinator {
     /// A handle and what its driver needs.
-    pub(crate) fn new(identity: Identity) -> (Coordinator, mpsc::Receiver<Input>) {
+    pub(crate) fn new() -> (Coordinator, mpsc::Receiver<Input>) {
         let (inbox, inputs) = mpsc::channel(INBOX_CAPACITY);
         let shared = Shared {
             clock: Clock { start: Instant::now() },
-            identity,
+            identity: OnceLock::new(),
             waiters: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Recovering),
             horizon: watch::Sender::new("000000000000000000000".parse().expect("it is a horizon")),
@@ -201,8 +206,13 @@ impl Coordinator {
         self.shared.horizon.subscribe()
     }
 
+    /// Who it is; known in every phase but `Recovering`.
     pub fn identity(&self) -> &Identity {
-        &self.shared.identity
+        self.shared.identity.get().expect("nothing is served before the log is open")
+    }
+
+    pub(crate) fn identify(&self, identity: Identity) {
+        self.shared.identity.set(identity).expect("a coordinator opens its log once");
     }
 
     pub fn now(&self) -> Now {

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use smol_str::SmolStr;
 
-pub use self::dial::Dialer;
+pub use self::dial::{DialSettings, Dialer};
 pub use self::lane::{LaneView, SessionView};
 pub use self::session::{SessionService, Sessions};
+use crate::config::Endpoint;
 use crate::core::{Call, Event, FailureKind, ParticipantName, Report};
 
 /// All ways to reach participants.
@@ -22,7 +23,7 @@ use crate::core::{Call, Event, FailureKind, ParticipantName, Report};
 pub struct Transport {
     sessions: Sessions,
     dialer: Dialer,
-    endpoints: Arc<BTreeMap<ParticipantName, String>>,
+    endpoints: Arc<BTreeMap<ParticipantName, Endpoint>>,
 }
 
 impl Transport {
@@ -30,7 +31,7 @@ impl Transport {
     pub fn new(
         sessions: Sessions,
         dialer: Dialer,
-        endpoints: BTreeMap<ParticipantName, String>,
+        endpoints: BTreeMap<ParticipantName, Endpoint>,
     ) -> Transport {
         Transport { sessions, dialer, endpoints: Arc::new(endpoints) }
     }
@@ -41,8 +42,10 @@ impl Transport {
         if self.sessions.is_paused(&call.participant) {
             return Some(not_sent(call, "calls to it are paused by an operator"));
         }
-        let endpoint =
-            call.endpoint.clone().or_else(|| self.endpoints.get(&call.participant).map(SmolStr::new));
+        let endpoint = call
+            .endpoint
+            .clone()
+            .or_else(|| self.endpoints.get(&call.participant).map(|to| SmolStr::new(to.to_string())));
         match endpoint {
             Some(endpoint) => self.dialer.call(&endpoint, call),
             None => self.sessions.call(call),
@@ -54,7 +57,7 @@ impl Transport {
     }
 
     /// Where the configuration says that a participant is dialled.
-    pub fn endpoints(&self) -> &BTreeMap<ParticipantName, String> {
+    pub fn endpoints(&self) -> &BTreeMap<ParticipantName, Endpoint> {
         &self.endpoints
     }
 }

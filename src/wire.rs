@@ -5,7 +5,7 @@
 mod request;
 mod transaction;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use smol_str::SmolStr;
 
 pub use self::request::{abort, begin, commit, enlist, given_reason, run};
 pub use self::transaction::{History, result_to_pb, timestamp, transaction_to_pb};
+use crate::config::{AllowedHost, Endpoint};
 use crate::core::{
     BranchId, BranchSpec, BranchState, Call, Completion, Decision, Enlistment, InquiryAnswer, Label,
     Operation, Outcome, ParticipantName, PhaseOne, Protocol, RequestId, ReservationClass, State, TxId, Vote,
@@ -33,9 +34,9 @@ pub struct Limits {
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     /// Participants that are dialled, and where.
-    pub endpoints: BTreeMap<ParticipantName, String>,
-    /// `host` or `host:port` that an enlistment may name.
-    pub allowed_hosts: BTreeSet<String>,
+    pub endpoints: BTreeMap<ParticipantName, Endpoint>,
+    /// Hosts that an enlistment may name.
+    pub allowed_hosts: Vec<AllowedHost>,
 }
 
 /// A field that is wrong.
@@ -81,7 +82,8 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, Invalid> {
 
 /// What people wrote, cut to [`REASON_MAX`].
 pub fn reason(text: &str) -> SmolStr {
-    SmolStr::new(&text[..text.floor_char_boundary(REASON_MAX)])
+    let end = (0..=REASON_MAX.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    SmolStr::new(&text[..end])
 }
 
 /// The protocol of a transaction: unspecified is 2PC.
@@ -211,20 +213,16 @@ fn endpoint(text: &str, limits: &Limits) -> Result<Option<SmolStr>, Invalid> {
     if text.is_empty() {
         return Ok(None);
     }
-    let wrong = |problem: String| Invalid::new("endpoint", problem);
-    let uri: tonic::transport::Uri =
-        text.parse().map_err(|_| wrong(format!("is {text:?}; give http://host:port")))?;
-    let (Some("http"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else {
-        return Err(wrong(format!("is {text:?}; give http://host:port")));
-    };
-    if uri.path() != "/" || uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@'))
-    {
-        return Err(wrong(format!("is {text:?}; give http://host:port and nothing else")));
-    }
-    if limits.allowed_hosts.contains(host) || limits.allowed_hosts.contains(&format!("{host}:{port}")) {
-        Ok(Some(SmolStr::new(text)))
+    let endpoint: Endpoint =
+        text.parse().map_err(|error| Invalid::new("endpoint", format!("is {text:?}; {error}")))?;
+    if limits.allowed_hosts.iter().any(|host| host.allows(&endpoint)) {
+        Ok(Some(SmolStr::new(endpoint.to_string())))
     } else {
-        Err(wrong(format!("names the host {host:?}, which participants.allowed_hosts does not list")))
+        let host = endpoint.host();
+        Err(Invalid::new(
+            "endpoint",
+            format!("names the host {host:?}, which participants.allowed_hosts does not list"),
+        ))
     }
 }
 

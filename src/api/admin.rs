@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use assent_proto::v1 as pb;
 use pb::admin_service_server::AdminService as Service;
@@ -17,6 +17,7 @@ use crate::core::{
     Answer, BranchId, Counts, Event, ParticipantName, Rejection, RequestId, Timestamp, Transaction, TxId,
     WallTime, What,
 };
+use crate::store::LogStats;
 use crate::transport::Transport;
 use crate::wire::{self, History, Invalid};
 
@@ -26,28 +27,20 @@ pub struct AdminService {
     coordinator: Coordinator,
     transport: Transport,
     data_dir: PathBuf,
-    log_counts: ReadLogCounts,
+    log_stats: LogStatsCell,
 }
 
-/// What the log has done since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogCounts {
-    /// Groups of writes that had to be durable.
-    pub forced_writes: u64,
-    pub syncs: u64,
-}
-
-/// Reads what the log has done.
-pub type ReadLogCounts = Arc<dyn Fn() -> LogCounts + Send + Sync>;
+/// What the log has done since the start; set once it is open.
+pub type LogStatsCell = Arc<OnceLock<Arc<LogStats>>>;
 
 impl AdminService {
     pub fn new(
         coordinator: Coordinator,
         transport: Transport,
         data_dir: PathBuf,
-        log_counts: ReadLogCounts,
+        log_stats: LogStatsCell,
     ) -> AdminService {
-        AdminService { coordinator, transport, data_dir, log_counts }
+        AdminService { coordinator, transport, data_dir, log_stats }
     }
 
     async fn ask(&self, event: impl FnOnce(crate::core::Waiter) -> Event + Send) -> Result<Answer, Status> {
@@ -182,7 +175,8 @@ impl Service for AdminService {
     ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
         let phase = self.coordinator.phase();
         let counts = self.counts().await.unwrap_or(Counts { active: 0, retained: 0 });
-        let LogCounts { forced_writes, syncs } = (self.log_counts)();
+        let (forced_writes, syncs) =
+            self.log_stats.get().map_or((0, 0), |stats| (stats.forced_writes(), stats.syncs()));
         let identity = self.coordinator.identity();
         Ok(Response::new(pb::GetServerStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -252,7 +246,7 @@ fn participant(text: &str) -> Result<ParticipantName, Status> {
 fn participants(transport: &Transport) -> Vec<pb::Participant> {
     let mut participants: BTreeMap<ParticipantName, pb::Participant> = BTreeMap::new();
     for (name, endpoint) in transport.endpoints() {
-        participants.entry(name.clone()).or_default().endpoint.clone_from(endpoint);
+        participants.entry(name.clone()).or_default().endpoint = endpoint.to_string();
     }
     for (name, lane) in transport.sessions().view() {
         let participant = participants.entry(name).or_default();

@@ -17,7 +17,7 @@ use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use super::{AdminService, InquiryService, ReadLogCounts, TransactionService};
+use super::{AdminService, InquiryService, LogStatsCell, TransactionService};
 use crate::coordinator::{Coordinator, Phase};
 use crate::transport::{SessionService, Transport};
 use crate::wire::Limits;
@@ -38,7 +38,7 @@ pub struct ApiParts {
     pub limits: Arc<Limits>,
     /// For people.
     pub data_dir: PathBuf,
-    pub log_counts: ReadLogCounts,
+    pub log_stats: LogStatsCell,
 }
 
 /// All services, with health and reflection, to be served on an address or a listener. There is no time-out: a commit
@@ -49,12 +49,12 @@ pub struct ApiParts {
 ///
 /// Must be called within a Tokio runtime: a task follows the coordinator's phase until it has stopped.
 pub fn router(parts: ApiParts) -> Router {
-    let ApiParts { coordinator, transport, limits, data_dir, log_counts } = parts;
+    let ApiParts { coordinator, transport, limits, data_dir, log_stats } = parts;
     let request_max = limits.max_payload.saturating_add(REQUEST_BYTES_MAX);
     let sessions = SessionService::new(coordinator.clone(), transport.sessions().clone(), limits.clone());
     let transactions = TransactionService::new(coordinator.clone(), limits);
     let inquiries = InquiryService::new(coordinator.clone());
-    let admin = AdminService::new(coordinator.clone(), transport, data_dir, log_counts);
+    let admin = AdminService::new(coordinator.clone(), transport, data_dir, log_stats);
 
     let reporter = HealthReporter::new();
     let health = HealthService::from_health_reporter(reporter.clone());

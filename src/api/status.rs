@@ -1,6 +1,6 @@
 //! The one place where a [`Status`] is made.
 //!
-//! Each carries a `google.rpc.ErrorInfo` with domain `assent`, a reason in `UPPER_SNAKE_CASE`, and the xid where there is
+//! Each carries a `google.rpc.ErrorInfo` with domain `assent`, a reason such as `WRONG_STATE`, and the xid where there is
 //! one; what is worth trying again later carries a `RetryInfo`.
 
 use std::collections::HashMap;

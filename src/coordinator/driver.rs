@@ -140,7 +140,7 @@ impl Driver {
                 }
             }
             self.finish_batch();
-            if self.draining && self.engine.counts().active == 0 && self.writes.is_empty() {
+            if self.draining && self.engine.counts().active == 0 && self.gate.is_empty() {
                 return Ok(());
             }
         }
@@ -229,8 +229,11 @@ impl Driver {
             self.act(held);
         }
         let mut horizon = None;
-        while let Some((_, proved)) = self.horizons.pop_front_if(|(forced, _)| *forced <= ticket) {
-            horizon = Some(proved);
+        while let Some((forced, proved)) = self.horizons.front()
+            && *forced <= ticket
+        {
+            horizon = Some(*proved);
+            self.horizons.pop_front();
         }
         if let Some(horizon) = horizon {
             self.coordinator.shared.horizon.send_if_modified(|told| {
@@ -279,7 +282,7 @@ fn log_end(answer: &Answer) {
             Some(Outcome::Aborted) => debug!(xid = %result.tx, reason = %result.reason, "aborted"),
             Some(Outcome::Committed) => debug!(xid = %result.tx, "committed"),
             None => {
-                warn!(xid = %result.tx, "the decision was delegated and its answer is not here; asking on")
+                warn!(xid = %result.tx, "the decision was delegated and its answer is not here; asking on");
             }
         }
     }

@@ -71,6 +71,11 @@ impl<T> Gate<T> {
         opened.into_values().flat_map(|held| held.things)
     }
 
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     fn held(&mut self, ticket: u64) -> &mut Held<T> {
         self.held.entry(ticket).or_insert_with(|| Held { things: Vec::new(), subjects: Vec::new() })
     }

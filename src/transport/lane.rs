@@ -90,10 +90,11 @@ impl Lane {
         }
     }
 
-    /// Sends the call, or queues it. `Err`: nobody is there to take it.
-    pub fn call(&mut self, call: Call, max_in_flight: usize) -> Result<(), Call> {
+    /// Sends the call, or queues it. `Some`: nobody is there to take it.
+    #[must_use = "a call that nobody takes must be reported"]
+    pub fn call(&mut self, call: Call, max_in_flight: usize) -> Option<Call> {
         if self.sessions.is_empty() {
-            return Err(call);
+            return Some(call);
         }
         let key = (call.tx, call.branch.clone());
         // A branch has one place, whatever it is called for: a repeated call, or a rollback that follows a prepare.
@@ -105,21 +106,24 @@ impl Lane {
         if self.queued.insert(key.clone(), call).is_none() {
             self.queue.push_back(key);
         }
-        Ok(())
+        None
     }
 
-    /// A branch has answered: its place is free.
-    pub fn answered(&mut self, key: &BranchKey, operation: Operation, max_in_flight: usize) {
-        if self.in_flight.get(key).is_some_and(|call| call.operation == operation) {
+    /// A branch has answered: its place is free. False: no call to it is out, so this is not an answer: one to a
+    /// branch of somebody else, or a repetition. (One to a call on a connection that was lost is made again.)
+    pub fn answered(&mut self, key: &BranchKey, operation: Operation, max_in_flight: usize) -> bool {
+        let Some(call) = self.in_flight.get(key) else { return false };
+        if call.operation == operation {
             self.in_flight.remove(key);
         }
         while self.in_flight.len() < max_in_flight
             && let Some(key) = self.queue.pop_front()
         {
             let call = self.queued.remove(&key).expect("what is queued has its call");
-            // Sessions are there, or the queue would be empty.
-            let _ = self.send(key, call);
+            let unsent = self.send(key, call);
+            debug_assert!(unsent.is_none(), "without sessions the queue is empty");
         }
+        true
     }
 
     pub fn view(&self) -> LaneView {
@@ -131,13 +135,13 @@ impl Lane {
         }
     }
 
-    fn send(&mut self, key: BranchKey, call: Call) -> Result<(), Call> {
-        let Some(session) = self.pick(&call) else { return Err(call) };
+    fn send(&mut self, key: BranchKey, call: Call) -> Option<Call> {
+        let Some(session) = self.pick(&call) else { return Some(call) };
         let in_flight = InFlight { replica: session.replica, operation: call.operation };
         // A session that is just closing loses the call, and says so when it has closed.
         let _ = session.outbox.send(Outgoing::Call(call));
         self.in_flight.insert(key, in_flight);
-        Ok(())
+        None
     }
 
     /// The replica that voted, if it is here; else the next in turn that is not about to leave.
@@ -204,11 +208,11 @@ mod tests {
         let mut lane = Lane::default();
         let mut outbox = open(&mut lane, 1);
         for n in 1..=4 {
-            lane.call(call(n, Operation::PhaseOne), 2).unwrap();
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 2), None);
         }
         assert_eq!(sent(&mut outbox), [(1, Operation::PhaseOne), (2, Operation::PhaseOne)]);
         let first = call(1, Operation::PhaseOne);
-        lane.answered(&(first.tx, first.branch), Operation::PhaseOne, 2);
+        assert!(lane.answered(&(first.tx, first.branch), Operation::PhaseOne, 2));
         assert_eq!(sent(&mut outbox), [(3, Operation::PhaseOne)]);
     }
 
@@ -216,16 +220,17 @@ mod tests {
     fn a_rollback_takes_the_place_of_its_queued_prepare() {
         let mut lane = Lane::default();
         let mut outbox = open(&mut lane, 1);
-        lane.call(call(1, Operation::PhaseOne), 1).unwrap();
-        lane.call(call(2, Operation::PhaseOne), 1).unwrap();
-        lane.call(call(2, Operation::Rollback), 1).unwrap();
-        lane.call(call(1, Operation::Rollback), 1).unwrap();
+        assert_eq!(lane.call(call(1, Operation::PhaseOne), 1), None);
+        assert_eq!(lane.call(call(2, Operation::PhaseOne), 1), None);
+        assert_eq!(lane.call(call(2, Operation::Rollback), 1), None);
+        assert_eq!(lane.call(call(1, Operation::Rollback), 1), None);
         assert_eq!(sent(&mut outbox), [(1, Operation::PhaseOne), (1, Operation::Rollback)]);
         let first = call(1, Operation::PhaseOne);
-        lane.answered(&(first.tx, first.branch.clone()), Operation::PhaseOne, 1);
+        assert!(lane.answered(&(first.tx, first.branch.clone()), Operation::PhaseOne, 1));
         assert_eq!(sent(&mut outbox), []);
-        lane.answered(&(first.tx, first.branch), Operation::Rollback, 1);
+        assert!(lane.answered(&(first.tx, first.branch.clone()), Operation::Rollback, 1));
         assert_eq!(sent(&mut outbox), [(2, Operation::Rollback)]);
+        assert!(!lane.answered(&(first.tx, first.branch), Operation::Rollback, 1), "it was answered already");
     }
 
     #[test]
@@ -233,12 +238,12 @@ mod tests {
         let mut lane = Lane::default();
         let (_one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
         let preferred = Call { prefer: Some(Replica(1)), ..call(1, Operation::Commit) };
-        lane.call(preferred.clone(), 8).unwrap();
+        assert_eq!(lane.call(preferred.clone(), 8), None);
         assert_eq!(lane.close(Replica(1)), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
-        lane.call(preferred, 8).unwrap();
+        assert_eq!(lane.call(preferred, 8), None);
         assert_eq!(sent(&mut two), [(1, Operation::Commit)]);
         lane.close(Replica(2));
-        assert!(lane.call(call(3, Operation::PhaseOne), 8).is_err());
+        assert!(lane.call(call(3, Operation::PhaseOne), 8).is_some());
     }
 
     #[test]
@@ -247,9 +252,9 @@ mod tests {
         let (mut one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
         lane.drain(Replica(1));
         for n in 1..=3 {
-            lane.call(call(n, Operation::PhaseOne), 8).unwrap();
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 8), None);
         }
-        lane.call(Call { prefer: Some(Replica(1)), ..call(4, Operation::Commit) }, 8).unwrap();
+        assert_eq!(lane.call(Call { prefer: Some(Replica(1)), ..call(4, Operation::Commit) }, 8), None);
         assert_eq!((sent(&mut one).len(), sent(&mut two).len()), (1, 3));
     }
 }

@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::lane::{BranchKey, Lane, LaneView, OpenSession, SessionView};
 use super::not_sent;
@@ -59,7 +59,7 @@ impl Sessions {
     pub(super) fn call(&self, call: Call) -> Option<Event> {
         let mut lanes = self.lock();
         let refused = match lanes.get_mut(&call.participant) {
-            Some(lane) => lane.call(call, self.max_in_flight).err(),
+            Some(lane) => lane.call(call, self.max_in_flight),
             None => Some(call),
         };
         refused.map(|call| not_sent(call, "it is not connected"))
@@ -263,9 +263,13 @@ impl Session {
         }
         if !reports.is_empty() {
             self.sessions.with_lane(&self.participant, |lane| {
-                for (tx, branch, operation, _) in &reports {
-                    lane.answered(&(*tx, branch.clone()), *operation, self.sessions.max_in_flight);
-                }
+                reports.retain(|(tx, branch, operation, _): &(TxId, BranchId, Operation, Report)| {
+                    let known = lane.answered(&(*tx, branch.clone()), *operation, self.sessions.max_in_flight);
+                    if !known {
+                        debug!(participant = %self.participant, xid = %tx, %branch, "ignored a reply to no call");
+                    }
+                    known
+                });
             });
             let events = reports.into_iter().map(|(tx, branch, operation, report)| Event::Reported {
                 tx,

@@ -1,0 +1,95 @@
+//! What can go wrong with a log, in words an operator can act on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::core::{Epoch, TxId};
+
+/// Why an append did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Another coordinator has opened the log since. Nothing was written.
+    #[error("the decision log belongs to epoch {}, not to ours, {}: another coordinator has taken over", theirs.0, ours.0)]
+    Fenced { ours: Epoch, theirs: Epoch },
+    /// What was written may or may not be durable. The process must exit, and never retry: after a failed sync the
+    /// kernel may have dropped the data, and a second sync would succeed without it.
+    #[error("cannot write the decision log: {0}")]
+    Unknown(String),
+}
+
+/// Why a replay ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    #[error("the decision log is damaged: {0}")]
+    Damaged(#[from] Damage),
+    /// The reader could make nothing of a value.
+    #[error("the log's value of transaction {tx} is not understood: {reason}")]
+    Rejected { tx: TxId, reason: String },
+}
+
+/// Why a log was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("data directory {} is in use by another assent{}; stop that one, or give this one another directory (storage.data_dir)",
+        dir.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    InUse { dir: PathBuf, pid: Option<u32> },
+    #[error("no space left on the disk of {}; free some{}", dir.display(), ballast_hint(ballast.as_deref()))]
+    DiskFull { dir: PathBuf, ballast: Option<PathBuf> },
+    #[error("{} has format version {found}, and this assent reads up to version {supported}; start the assent that wrote it, or a newer one",
+        path.display())]
+    Newer { path: PathBuf, found: u32, supported: u32 },
+    /// Going on could forget a decision, or tell another than was told before.
+    #[error("refusing to start on data directory {}: {why}. Restore the whole directory from a backup; or move it away \
+        and start with an empty one, after which every branch that is in doubt needs an operator", dir.display())]
+    Refused { dir: PathBuf, why: Refusal },
+    #[error("data directory {} has used up its {} epochs; move it away and start with an empty one", dir.display(), Epoch::MAX.0)]
+    EpochsUsedUp { dir: PathBuf },
+}
+
+/// What about a data directory forbids to start on it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "the log ends with group {found}, but the witness file knows that group {durable} was durable: the log lost \
+        its end, was emptied, or is an old copy"
+    )]
+    TailLost { durable: u64, found: u64 },
+    #[error("there is a witness file but no log (sled/db): the log was lost or moved")]
+    LogMissing,
+    #[error("there is a log (sled) but no witness file, so nothing proves that the log is whole")]
+    WitnessMissing,
+    #[error("both copies in the witness file are damaged, so nothing proves that the log is whole")]
+    WitnessDamaged,
+    #[error("the witness file and the log are not of one history: {0}")]
+    Mismatch(&'static str),
+    #[error("the log is damaged: {0}")]
+    Damaged(#[from] Damage),
+}
+
+/// What is wrong with the content of a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    #[error("{0} fails its checksum")]
+    Checksum(String),
+    #[error("{0} is not a key of this log")]
+    UnknownKey(String),
+    #[error("the value of transaction {tx} is incomplete: {have} bytes of {want}")]
+    Incomplete { tx: TxId, have: usize, want: usize },
+    #[error("{what} belongs to group {found}, but the log ends with group {last}")]
+    Sequence { what: String, found: u64, last: u64 },
+    #[error("it holds {found} values where {counted} were counted, or other ones than were counted")]
+    Totals { counted: u64, found: u64 },
+    #[error("a value has format version {found}, and this assent reads up to version {supported}")]
+    Newer { found: u32, supported: u32 },
+    #[error("the database engine cannot read it: {0}")]
+    Engine(String),
+}
+
+/// Where room is kept for a full disk.
+pub(super) fn ballast_hint(ballast: Option<&Path>) -> String {
+    ballast
+        .map(|path| format!(", or delete {}, which is kept for this case", path.display()))
+        .unwrap_or_default()
+}

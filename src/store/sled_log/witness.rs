@@ -1,0 +1,195 @@
+//! The witness file: what the log must at least hold, kept outside the database.
+//!
+//! A database that lost its end, or was swapped for an old copy, may look whole to itself. The witness tells. It has two
+//! slots, written in turn, so that one torn write leaves the other.
+//!
+//! A group of writes is announced before it is written and confirmed after its sync. Neither is synced itself: that
+//! would double the cost of a commit. So after a kill of the process the witness knows exactly what was acknowledged;
+//! after a power loss it knows a lower bound, at most [`FORCED_GROUPS_PER_SYNC`] forced groups old. It never claims more
+//! than was durable, since a claim is written after the sync that makes it true.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::check::Totals;
+use super::frame::{u32_at, u64_at};
+use crate::core::Epoch;
+use crate::store::{OpenError, Refusal};
+
+/// How many forced groups may pass until the witness itself is synced.
+const FORCED_GROUPS_PER_SYNC: u32 = 1024;
+
+/// What the slots look like. A change that an older program would misread takes the next.
+const FORMAT_VERSION: u32 = 1;
+
+/// The file, open for writing.
+#[derive(Debug)]
+pub struct Witness {
+    file: File,
+    /// Of the last write. Its lowest bit says which slot that was.
+    revision: u64,
+    claim: Claim,
+    unsynced_forced_groups: u32,
+}
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub cluster: Uuid,
+    /// The life in which the log was last durable. Epoch 0: none yet.
+    pub life: (Epoch, u32),
+    /// The last group that was announced.
+    pub begun: u64,
+    /// The last group that was durable.
+    pub durable: u64,
+    /// What the database held after that.
+    pub totals: Totals,
+}
+
+impl Witness {
+    /// Reads the file; `None` where there is none.
+    pub fn read(dir: &Path, path: &Path) -> Result<Option<Witness>, OpenError> {
+        let failed = |source| OpenError::Io { action: "read", path: path.to_owned(), source };
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut slots = Vec::new();
+        for at in [0, 1] {
+            let mut bytes = [0; SLOT_BYTES];
+            match file.read_exact_at(&mut bytes, at * SLOT_STRIDE) {
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(failed(error)),
+                Ok(()) | Err(_) => slots.push(Slot::decode(&bytes)),
+            }
+        }
+        let mut newest: Option<(u64, Claim)> = None;
+        for slot in slots {
+            match slot {
+                Slot::Newer { found } => {
+                    return Err(OpenError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION });
+                }
+                Slot::Broken => tracing::warn!(
+                    path = %path.display(),
+                    "one of the two copies in the witness file is damaged; going by the other"
+                ),
+                Slot::Valid { revision, claim } => {
+                    if newest.is_none_or(|(other, _)| other < revision) {
+                        newest = Some((revision, claim));
+                    }
+                }
+            }
+        }
+        let (revision, claim) =
+            newest.ok_or_else(|| OpenError::Refused { dir: dir.to_owned(), why: Refusal::WitnessDamaged })?;
+        Ok(Some(Witness { file, revision, claim, unsynced_forced_groups: 0 }))
+    }
+
+    /// Makes the file for a log that is still to be made. It appears whole or not at all.
+    pub fn create(path: &Path) -> Result<Witness, OpenError> {
+        let claim = Claim {
+            cluster: Uuid::new_v4(),
+            life: (Epoch(0), 0),
+            begun: 0,
+            durable: 0,
+            totals: Totals::default(),
+        };
+        let new = path.with_extension("new");
+        let make = || {
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
+            let mut witness = Witness { file, revision: 0, claim, unsynced_forced_groups: 0 };
+            witness.write()?;
+            witness.write()?;
+            witness.sync()?;
+            fs::rename(&new, path)?;
+            Ok(witness)
+        };
+        make().map_err(|source| OpenError::Io { action: "create", path: PathBuf::from(path), source })
+    }
+
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Before a group is written.
+    pub fn announce(&mut self, group: u64) -> io::Result<()> {
+        self.claim.begun = group;
+        self.write()
+    }
+
+    /// After everything up to a group was synced.
+    pub fn confirm(&mut self, life: (Epoch, u32), group: u64, totals: Totals) -> io::Result<()> {
+        self.claim = Claim { life, durable: group, totals, ..self.claim };
+        self.write()?;
+        self.unsynced_forced_groups += 1;
+        if self.unsynced_forced_groups >= FORCED_GROUPS_PER_SYNC {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.unsynced_forced_groups = 0;
+        self.file.sync_data()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.revision += 1;
+        self.file.write_all_at(&encode(self.revision, &self.claim), (self.revision & 1) * SLOT_STRIDE)
+    }
+}
+
+/// Apart by more than any disk's sector.
+const SLOT_STRIDE: u64 = 4096;
+const SLOT_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4 + 4 * 8 + 4;
+const MAGIC: &[u8; 8] = b"assentwt";
+
+enum Slot {
+    Valid { revision: u64, claim: Claim },
+    Newer { found: u32 },
+    Broken,
+}
+
+fn encode(revision: u64, claim: &Claim) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SLOT_BYTES);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&revision.to_le_bytes());
+    bytes.extend_from_slice(claim.cluster.as_bytes());
+    bytes.extend_from_slice(&claim.life.0.0.to_le_bytes());
+    bytes.extend_from_slice(&claim.life.1.to_le_bytes());
+    for number in [claim.begun, claim.durable, claim.totals.keys, claim.totals.sum] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+impl Slot {
+    fn decode(bytes: &[u8; SLOT_BYTES]) -> Slot {
+        if !bytes.starts_with(MAGIC) {
+            return Slot::Broken;
+        }
+        // The version comes first: a newer one may do all the rest differently.
+        let version = u32_at(bytes, 8);
+        if version > FORMAT_VERSION {
+            return Slot::Newer { found: version };
+        }
+        let (content, crc) = bytes.split_at(SLOT_BYTES - 4);
+        if version != FORMAT_VERSION || crc32c::crc32c(content) != u32_at(crc, 0) {
+            return Slot::Broken;
+        }
+        let claim = Claim {
+            cluster: Uuid::from_slice(&bytes[20..36]).expect("sixteen bytes"),
+            life: (Epoch(u32_at(bytes, 36)), u32_at(bytes, 40)),
+            begun: u64_at(bytes, 44),
+            durable: u64_at(bytes, 52),
+            totals: Totals { keys: u64_at(bytes, 60), sum: u64_at(bytes, 68) },
+        };
+        Slot::Valid { revision: u64_at(bytes, 12), claim }
+    }
+}
