@@ -23,7 +23,7 @@ const MINUTE_MS: u64 = 60_000;
 /// A call about branch `id` of transaction `n`.
 pub fn call(n: u64, id: &str, operation: pb::Operation) -> pb::Call {
     let payload = match operation {
-        pb::Operation::PhaseOne | pb::Operation::CommitOnePhase => take(3).encode().unwrap(),
+        pb::Operation::PhaseOne | pb::Operation::CommitOnePhase => take(3).to_bytes().unwrap(),
         _ => Bytes::new(),
     };
     pb::Call {
@@ -80,7 +80,7 @@ async fn calls_are_carried_out_and_votes_say_what_was_granted() {
     assert_eq!(granted.reservation_class(), pb::ReservationClass::Cooperative);
     assert!(granted.inquires);
 
-    let big = pb::Call { payload: take(11).encode().unwrap(), ..reserve(2, 0) };
+    let big = pb::Call { payload: take(11).to_bytes().unwrap(), ..reserve(2, 0) };
     let refused = vote(&mut session, big).await;
     assert_eq!((refused.vote(), refused.reason.as_str()), (pb::Vote::Refused, "out of stock"));
 
@@ -333,20 +333,39 @@ async fn draining_finishes_calls_in_flight_and_then_closes() {
     soon(shutdown).await.unwrap();
 }
 
+/// Even where the calls that hang are all that the participant takes on, and more wait behind them.
 #[tokio::test]
-async fn draining_leaves_a_call_that_hangs() {
+async fn draining_leaves_calls_that_hang() {
     let coordinator = Coordinator::start().await;
     let gated = Gated::default();
     let participant = Participant::builder("shop/stock")
         .resource(gated.clone())
+        .max_in_flight(1)
         .drain_timeout(Duration::from_millis(50))
         .connect(coordinator.url())
         .await
         .unwrap();
     let session = coordinator.welcomed().await;
-    session.send(pb::SessionResponse { calls: vec![reserve(1, 0)], ..Default::default() }).await;
+    let calls = vec![reserve(1, 0), reserve(2, 0)];
+    session.send(pb::SessionResponse { calls, ..Default::default() }).await;
     soon(gated.begun.acquire()).await.unwrap().forget();
     soon(participant.shutdown()).await;
+}
+
+#[tokio::test]
+async fn reply_over_the_coordinators_limit_is_trouble_that_names_it() {
+    let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
+    let _participant = participant(&memory).connect(coordinator.url()).await.unwrap();
+    let mut session = coordinator.session().await;
+    session.receive().await;
+    let welcome = pb::Welcome { max_payload_bytes: 5, ..Default::default() };
+    session.send(pb::SessionResponse { welcome: Some(welcome), ..Default::default() }).await;
+    match session.call(reserve(1, 0)).await {
+        Reply::Error(error) => {
+            assert_eq!(error, "the handler's reply is 10 bytes; the coordinator takes 5");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
