@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::coordinator::{CLUSTER, Coordinator, result};
+use crate::coordinator::{CLUSTER, Coordinator, Inquiries, result};
 use crate::shop::{Shelf, Stock, at, shelf, take, tx};
 use crate::{soon, until};
 
@@ -157,15 +157,25 @@ async fn with_an_address_to_inquire_at_it_asks_and_follows_the_answer() {
 
     let granted = try_(&channel, try_request(1, 3, 20)).await.unwrap();
     assert!(granted.inquires);
-    let mut asked = coordinator.inquiries().await;
-    while !asked.request.inquiries.iter().any(|inquiry| inquiry.expired) {
-        asked.answer(Err(Status::unavailable("recovering")));
-        asked = coordinator.inquiries().await;
-    }
+    let asked = inquiries_with(&coordinator, |inquiry| inquiry.expired).await;
     let results =
         asked.request.inquiries.iter().map(|inquiry| result(inquiry, pb::InquiryAnswer::Abort)).collect();
     asked.answer(Ok(pb::BatchGetOutcomesResponse { results, horizon: None }));
     until(async || memory.state() == shelf()).await;
+}
+
+/// The next inquiries with one such among them. To others it says that it is not ready.
+async fn inquiries_with(coordinator: &Coordinator, such: impl Fn(&pb::Inquiry) -> bool) -> Inquiries {
+    soon(async {
+        loop {
+            let asked = coordinator.inquiries().await;
+            if asked.request.inquiries.iter().any(&such) {
+                return asked;
+            }
+            asked.answer(Err(Status::unavailable("recovering")));
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -177,11 +187,7 @@ async fn doubts_of_an_earlier_life_are_asked_about_at_the_start() {
     }
     let patient = tcc(&memory).inquire_after(Duration::from_secs(3600)).inquire_at(coordinator.url());
     let (_participant, _) = serving(patient).await;
-    let mut asked = coordinator.inquiries().await;
-    while asked.request.inquiries.is_empty() {
-        asked.answer(Ok(pb::BatchGetOutcomesResponse::default()));
-        asked = coordinator.inquiries().await;
-    }
+    let asked = inquiries_with(&coordinator, |_| true).await;
     let results = vec![result(&asked.request.inquiries[0], pb::InquiryAnswer::Commit)];
     asked.answer(Ok(pb::BatchGetOutcomesResponse { results, horizon: None }));
     until(async || memory.state() == at(7, 0, 3)).await;

@@ -245,12 +245,9 @@ async fn expired_cooperative_reservation_is_kept_while_the_coordinator_is_away()
     let coordinator = Coordinator::start_at(addr).await;
     let mut session = coordinator.welcomed().await;
     // It has expired while nobody could be asked, and is asked about several times now.
-    let mut asked = session.inquiries().await;
-    while !asked[0].expired {
-        asked = session.inquiries().await;
-    }
+    let asked = expired(&mut session).await;
     assert_eq!(memory.state(), at(7, 3, 0));
-    session.answer(&asked[0], pb::InquiryAnswer::Commit).await;
+    session.answer(&asked, pb::InquiryAnswer::Commit).await;
     until(async || memory.state() == at(7, 0, 3)).await;
 }
 
@@ -278,10 +275,7 @@ async fn promise_to_ask_outlives_a_change_to_autonomous() {
 
     let _participant = participant(&memory).autonomous().connect(coordinator.url()).await.unwrap();
     let mut session = coordinator.welcomed().await;
-    let mut asked = session.inquiries().await;
-    while !asked[0].expired {
-        asked = session.inquiries().await;
-    }
+    expired(&mut session).await;
     assert_eq!(memory.state(), at(7, 3, 0));
 }
 
@@ -293,11 +287,9 @@ async fn horizon_clears_rows_and_refuses_what_comes_late() {
     let horizon =
         pb::Horizon { cluster_id: crate::coordinator::CLUSTER.into(), before: tx(2).order().to_string() };
     session.send(pb::SessionResponse { horizon: Some(horizon), ..Default::default() }).await;
-    let mut reason = String::new();
-    while reason != "the transaction ended long ago" {
-        reason = vote(&mut session, reserve(1, 0)).await.reason;
-        assert!(["the transaction ended long ago", "the branch was rolled back already"].contains(&&*reason));
-    }
+    let refusals =
+        async { while vote(&mut session, reserve(1, 0)).await.reason != "the transaction ended long ago" {} };
+    soon(refusals).await;
     assert_eq!(vote(&mut session, reserve(2, 0)).await.vote(), pb::Vote::Prepared);
 }
 
@@ -465,6 +457,18 @@ async fn names_and_addresses_that_are_none_are_refused_at_once() {
     }
     let none = named("shop/stock").max_in_flight(0).connect("http://127.0.0.1:1").await.unwrap_err();
     assert_eq!(none.to_string(), "max_in_flight is 0; it can be 1 to 65536");
+}
+
+/// The next inquiry that says that its reservation has expired.
+async fn expired(session: &mut Session) -> pb::Inquiry {
+    soon(async {
+        loop {
+            if let Some(inquiry) = session.inquiries().await.into_iter().find(|inquiry| inquiry.expired) {
+                return inquiry;
+            }
+        }
+    })
+    .await
 }
 
 async fn enlistment(session: &mut Session) -> pb::SessionEnlistment {
