@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use rusqlite;
 use rusqlite::{Connection, Transaction};
 
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
