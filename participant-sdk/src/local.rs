@@ -1,0 +1,185 @@
+//! The barrier carried out in a local transaction: the same for every store whose transactions are synchronous.
+
+use bytes::Bytes;
+
+use crate::barrier::{self, CommitStep, Completion, OnePhaseStep, PhaseOneStep, RollbackStep, State};
+use crate::branch::{Branch, ClusterId, Horizon};
+use crate::error::{Result, refuse};
+use crate::payload::{Decode, Encode};
+use crate::resource::{Granted, OnePhase, PhaseOne, Reservation, Vote};
+
+/// What is kept of a branch.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) status: Status,
+    pub(crate) cluster: ClusterId,
+    /// Handed to the handler again in phase two; dropped once that is done.
+    pub(crate) request: Bytes,
+    pub(crate) reply: Bytes,
+    pub(crate) reservation: Option<Reservation>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Prepared,
+    Committed,
+    RolledBack,
+}
+
+/// Whether the local transaction is to be kept when the call has its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Writes,
+    Nothing,
+}
+
+/// An open local transaction, with the handler whose work belongs into it. On `Err` all of it is undone.
+pub(crate) trait Local {
+    fn row(&mut self, branch: &Branch) -> Result<Option<Row>>;
+    fn put(&mut self, branch: &Branch, row: Row) -> Result<()>;
+    fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>>;
+
+    fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>>;
+    fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
+    fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
+}
+
+pub(crate) fn phase_one(local: &mut impl Local, call: PhaseOne) -> Result<(Granted, Keep)> {
+    let row = local.row(&call.branch)?;
+    match barrier::phase_one(state(local, row.as_ref(), &call.branch, &call.cluster)?) {
+        PhaseOneStep::Refuse(late) => Err(refuse(late.to_string())),
+        PhaseOneStep::Repeat => {
+            let row = row.expect("only a branch with a row is answered again");
+            Ok((Granted { vote: Vote::Prepared(row.reply), reservation: row.reservation }, Keep::Nothing))
+        }
+        PhaseOneStep::Work => match local.work(&call.branch, call.request.clone())? {
+            vote @ Vote::ReadOnly(_) => Ok((Granted { vote, reservation: None }, Keep::Nothing)),
+            Vote::Prepared(reply) => {
+                let row = Row {
+                    status: Status::Prepared,
+                    cluster: call.cluster,
+                    request: call.request,
+                    reply: reply.clone(),
+                    reservation: call.reservation,
+                };
+                local.put(&call.branch, row)?;
+                let granted = Granted { vote: Vote::Prepared(reply), reservation: call.reservation };
+                Ok((granted, Keep::Writes))
+            }
+        },
+    }
+}
+
+pub(crate) fn commit(local: &mut impl Local, branch: &Branch) -> Result<(Completion, Keep)> {
+    let row = local.row(branch)?;
+    match barrier::commit(row.as_ref().map_or(State::Absent, Row::state)) {
+        CommitStep::Answer(completion) => Ok((completion, Keep::Nothing)),
+        CommitStep::Work => {
+            let row = row.expect("only a prepared branch is committed");
+            local.commit(branch, row.request.clone())?;
+            local.put(branch, row.finished(Status::Committed))?;
+            Ok((Completion::Done, Keep::Writes))
+        }
+    }
+}
+
+pub(crate) fn rollback(
+    local: &mut impl Local,
+    branch: &Branch,
+    cluster: &ClusterId,
+) -> Result<(Completion, Keep)> {
+    let row = local.row(branch)?;
+    match barrier::rollback(state(local, row.as_ref(), branch, cluster)?) {
+        RollbackStep::Answer(completion) => Ok((completion, Keep::Nothing)),
+        RollbackStep::Tombstone => {
+            let tombstone = Row {
+                status: Status::RolledBack,
+                cluster: cluster.clone(),
+                request: Bytes::new(),
+                reply: Bytes::new(),
+                reservation: None,
+            };
+            local.put(branch, tombstone)?;
+            Ok((Completion::UnknownBranch, Keep::Writes))
+        }
+        RollbackStep::Work => {
+            let row = row.expect("only a prepared branch is rolled back");
+            local.rollback(branch, row.request.clone())?;
+            local.put(branch, row.finished(Status::RolledBack))?;
+            Ok((Completion::Done, Keep::Writes))
+        }
+    }
+}
+
+pub(crate) fn commit_one_phase(local: &mut impl Local, call: PhaseOne) -> Result<(OnePhase, Keep)> {
+    let row = local.row(&call.branch)?;
+    let done = |reply| OnePhase { completion: Completion::Done, reply };
+    match barrier::commit_one_phase(state(local, row.as_ref(), &call.branch, &call.cluster)?) {
+        OnePhaseStep::Refuse(late) => Err(refuse(late.to_string())),
+        OnePhaseStep::Repeat => {
+            let row = row.expect("only a branch with a row is answered again");
+            Ok((done(row.reply), Keep::Nothing))
+        }
+        OnePhaseStep::Commit => {
+            let reply = row.expect("only a prepared branch is committed").reply;
+            let (_, keep) = commit(local, &call.branch)?;
+            Ok((done(reply), keep))
+        }
+        OnePhaseStep::Work => {
+            let branch = call.branch.clone();
+            let (granted, keep) = phase_one(local, call)?;
+            match granted.vote {
+                Vote::ReadOnly(reply) => Ok((done(reply), keep)),
+                Vote::Prepared(reply) => {
+                    let (_, keep) = commit(local, &branch)?;
+                    Ok((done(reply), keep))
+                }
+            }
+        }
+    }
+}
+
+impl Row {
+    fn state(&self) -> State {
+        match self.status {
+            Status::Prepared => State::Prepared,
+            Status::Committed => State::Committed,
+            Status::RolledBack => State::RolledBack,
+        }
+    }
+
+    /// The reply stays, for calls that are repeated.
+    fn finished(self, status: Status) -> Row {
+        Row { status, request: Bytes::new(), ..self }
+    }
+}
+
+fn state(local: &mut impl Local, row: Option<&Row>, branch: &Branch, cluster: &ClusterId) -> Result<State> {
+    if let Some(row) = row {
+        return Ok(row.state());
+    }
+    let horizon = local.horizon(cluster)?;
+    let covered = horizon.is_some_and(|horizon| horizon.covers(branch.xid()));
+    Ok(if covered { State::BeforeHorizon } else { State::Absent })
+}
+
+/// The request of a phase one. One that cannot be read is refused: repeating the call would not mend it.
+pub(crate) fn read_new<T: Decode>(request: Bytes) -> Result<T> {
+    T::decode(request).map_err(|error| refuse(format!("the request cannot be read: {error}")))
+}
+
+/// The same request in phase two, where there is no way back: it is trouble, and the call comes again.
+pub(crate) fn read_kept<T: Decode>(request: Bytes) -> Result<T> {
+    T::decode(request)
+        .map_err(|error| crate::Failure::again(format!("the kept request cannot be read: {error}")))
+}
+
+pub(crate) fn write_reply<T: Encode>(vote: &Vote<T>) -> Result<Vote<Bytes>> {
+    let write = |reply: &T| {
+        reply.encode().map_err(|error| crate::Failure::again(format!("the reply cannot be written: {error}")))
+    };
+    Ok(match vote {
+        Vote::Prepared(reply) => Vote::Prepared(write(reply)?),
+        Vote::ReadOnly(reply) => Vote::ReadOnly(write(reply)?),
+    })
+}

@@ -1,0 +1,262 @@
+//! The session: one stream to the coordinator, opened again whenever it breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use assent_proto::v1 as pb;
+use assent_proto::v1::participant_session_service_client::ParticipantSessionServiceClient;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+use super::engine::{Asked, Engine, completion, refused, ttl};
+use super::link::{self, Link, Outgoing};
+use super::stopped;
+use crate::backoff::Backoff;
+use crate::batch::next_batch;
+use crate::branch::{Branch, ClusterId, Protocol};
+use crate::context::{self, Context};
+use crate::error::{Failure, Result};
+
+const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };
+
+/// How long the coordinator may take to say welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the coordinator may take to close the stream after we have said that there is no more to come.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const AGENT: &str = concat!("assent-sdk/", env!("CARGO_PKG_VERSION"));
+
+/// What the session task needs.
+pub(super) struct Session {
+    pub(super) engine: Arc<Engine>,
+    pub(super) link: Arc<Link>,
+    pub(super) endpoint: Endpoint,
+    pub(super) instance_id: String,
+    pub(super) drain_timeout: Duration,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Session {
+    /// Runs until stopped. The coordinator may be down, at the start too.
+    pub(super) async fn run(self) {
+        let mut stop = self.stop.clone();
+        let mut attempt = 0;
+        loop {
+            let opened = tokio::select! {
+                opened = self.open() => opened,
+                () = stopped(&mut stop) => return,
+            };
+            match opened {
+                Ok(stream) => {
+                    attempt = 0;
+                    let ended = self.serve(stream).await;
+                    self.link.closed();
+                    match ended {
+                        Ok(()) => return,
+                        Err(status) => tracing::warn!(%status, "session broke"),
+                    }
+                }
+                Err(trouble) => tracing::warn!(attempt, error = %trouble, "no session with the coordinator"),
+            }
+            let delay = RECONNECT.delay(attempt);
+            attempt = attempt.saturating_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// Dials, says hello, and is welcomed.
+    async fn open(&self) -> Result<Open> {
+        let channel = self.endpoint.connect().await?;
+        let (outgoing, queue) = Link::channel();
+        let hello = pb::Hello {
+            participant: self.engine.name().to_string(),
+            instance_id: self.instance_id.clone(),
+            agent: AGENT.into(),
+        };
+        outgoing.send(Outgoing::Hello(hello)).await?;
+        let requests = stream::unfold(queue, |mut queue| async move {
+            let batch = next_batch(&mut queue, Outgoing::bytes).await?;
+            Some((link::message(batch), queue))
+        });
+        let mut client =
+            ParticipantSessionServiceClient::new(channel).max_decoding_message_size(super::MESSAGE_BYTES_MAX);
+        let welcomed = async {
+            let mut incoming = client.session(requests).await?.into_inner();
+            let first = incoming.message().await?;
+            Ok::<_, Status>((incoming, first.unwrap_or_default()))
+        };
+        let (incoming, mut first) = timeout(WELCOME_TIMEOUT, welcomed).await??;
+        let welcome =
+            first.welcome.take().ok_or_else(|| Failure::again("the coordinator said no welcome"))?;
+        tracing::info!(cluster = welcome.cluster_id, epoch = welcome.epoch, "session open");
+        Ok(Open { incoming, outgoing, first, cluster: ClusterId::from(welcome.cluster_id.as_str()) })
+    }
+
+    /// Serves the stream until it breaks (`Err`) or the participant is told to stop and has drained (`Ok`).
+    async fn serve(&self, open: Open) -> Result<(), Status> {
+        let Open { mut incoming, outgoing, first, cluster } = open;
+        self.engine.learn_cluster(&cluster);
+        self.link.opened(outgoing.clone());
+        let loading = AbortOnDrop(tokio::spawn(hand_over_doubts(Arc::clone(&self.engine))));
+        self.take(first, &cluster, &outgoing).await;
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                message = incoming.message() => {
+                    let message = message?.ok_or_else(|| Status::unavailable("the coordinator closed the session"))?;
+                    self.take(message, &cluster, &outgoing).await;
+                }
+                () = stopped(&mut stop) => break,
+            }
+        }
+        drop(loading);
+        self.drain(incoming, outgoing, &cluster).await;
+        Ok(())
+    }
+
+    /// Asks for no more, finishes what is in flight within the time allowed, and closes.
+    async fn drain(
+        &self,
+        mut incoming: Streaming<pb::SessionResponse>,
+        outgoing: mpsc::Sender<Outgoing>,
+        cluster: &ClusterId,
+    ) {
+        // The other end being gone is as good as drained.
+        let _ = outgoing.send(Outgoing::Draining).await;
+        let finished = timeout(self.drain_timeout, async {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.engine.idle() => return,
+                    message = incoming.message() => match message {
+                        Ok(Some(message)) => self.take(message, cluster, &outgoing).await,
+                        Ok(None) | Err(_) => return,
+                    },
+                }
+            }
+        });
+        if finished.await.is_err() {
+            tracing::warn!("calls still in flight at the end of the drain time are left; they come again");
+        }
+        // When the last sender is gone what waits is sent, and then the stream ends.
+        self.link.closed();
+        drop(outgoing);
+        let _ = timeout(CLOSE_TIMEOUT, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
+    }
+
+    /// Takes one message. Calls go to tasks of their own; while too many are in flight, this waits, and so the coordinator
+    /// does.
+    async fn take(
+        &self,
+        message: pb::SessionResponse,
+        cluster: &ClusterId,
+        outgoing: &mpsc::Sender<Outgoing>,
+    ) {
+        for answer in message.enlist_answers {
+            self.link.enlisted(answer);
+        }
+        self.engine.answered(message.inquiry_results);
+        if let Some(horizon) = &message.horizon {
+            self.engine.learn_horizon(horizon);
+        }
+        for call in message.calls {
+            let permit = self.engine.permit().await;
+            let (engine, cluster, outgoing) = (Arc::clone(&self.engine), cluster.clone(), outgoing.clone());
+            tokio::spawn(async move {
+                let reply = answer(&engine, call, cluster).await;
+                // Where the stream is gone the call comes again on the next one.
+                let _ = outgoing.send(Outgoing::Reply(reply)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// A stream that is welcomed.
+struct Open {
+    incoming: Streaming<pb::SessionResponse>,
+    outgoing: mpsc::Sender<Outgoing>,
+    /// What came with the welcome.
+    first: pb::SessionResponse,
+    cluster: ClusterId,
+}
+
+/// Asks about everything that the resource holds in doubt, whoever prepared it: another replica may have died.
+async fn hand_over_doubts(engine: Arc<Engine>) {
+    let mut attempt = 0;
+    loop {
+        match engine.load_doubts().await {
+            Ok(count) => {
+                tracing::debug!(count, "in doubt at the opening of the session");
+                return engine.ask_about_all();
+            }
+            Err(failure) => tracing::warn!(error = %failure, "branches in doubt cannot be listed yet"),
+        }
+        tokio::time::sleep(RECONNECT.delay(attempt)).await;
+        attempt = attempt.saturating_add(1);
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn answer(engine: &Engine, call: pb::Call, cluster: ClusterId) -> pb::CallReply {
+    let (xid, branch_id, operation) = (call.xid.clone(), call.branch_id.clone(), call.operation);
+    let result = match engine.branch(&call.xid, &call.branch_id) {
+        Err(failure) => Err(failure),
+        Ok(branch) => {
+            let context = Context::new(branch.xid()).with_traceparent(&call.traceparent);
+            context::scope(context, carry_out(engine, branch, call, cluster)).await
+        }
+    };
+    let result = result.unwrap_or_else(|failure| pb::call_reply::Result::Error(failure.to_string()));
+    pb::CallReply { xid, branch_id, operation, result: Some(result) }
+}
+
+async fn carry_out(
+    engine: &Engine,
+    branch: Branch,
+    call: pb::Call,
+    cluster: ClusterId,
+) -> Result<pb::call_reply::Result> {
+    use pb::call_reply::Result::{Completion, Vote};
+
+    let asked = |branch, call: pb::Call| Asked {
+        branch,
+        cluster,
+        protocol: Protocol::from_pb(call.protocol()),
+        ttl: ttl(call.reservation_ttl_ms),
+        request: call.payload,
+    };
+    let completed = |done, reply| {
+        Completion(pb::PhaseTwoResult { completion: completion(done).into(), detail: String::new(), reply })
+    };
+    match call.operation() {
+        pb::Operation::PhaseOne => match engine.phase_one(asked(branch, call)).await {
+            Ok(granted) => Ok(Vote(engine.vote(granted))),
+            Err(failure) => refused(failure).map(Vote),
+        },
+        pb::Operation::CommitOnePhase => match engine.commit_one_phase(asked(branch, call)).await {
+            Ok(done) => Ok(completed(done.completion, done.reply)),
+            Err(failure) => refused(failure).map(Vote),
+        },
+        pb::Operation::Commit => Ok(completed(engine.commit(&branch).await?, Bytes::new())),
+        pb::Operation::Rollback => Ok(completed(engine.rollback(&branch).await?, Bytes::new())),
+        pb::Operation::Unspecified => {
+            Err(Failure::again(format!("operation {} is not one that this version knows", call.operation)))
+        }
+    }
+}

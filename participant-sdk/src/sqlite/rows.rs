@@ -1,0 +1,178 @@
+//! The barrier's rows as SQL.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::Sqlite;
+use crate::branch::{Branch, ClusterId, Horizon, ParticipantName};
+use crate::error::Result;
+use crate::handler::Handler;
+use crate::local::{Local, Row, Status};
+use crate::resource::{Cleaned, InDoubt, Reservation, ReservationClass, Vote};
+
+/// The key begins with the transaction's place in the order of all transactions, so that clearing what lies before the
+/// horizon is a range at the front. Rows of different participants are kept apart: several may share one file.
+pub(super) const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS assent_barrier (
+        tx_order TEXT NOT NULL,
+        xid TEXT NOT NULL,
+        branch TEXT NOT NULL,
+        participant TEXT NOT NULL,
+        cluster TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ('prepared', 'committed', 'rolled_back')),
+        request BLOB NOT NULL,
+        reply BLOB NOT NULL,
+        ttl_ms INTEGER,
+        class TEXT CHECK (class IN ('cooperative', 'autonomous')),
+        PRIMARY KEY (tx_order, xid, branch, participant)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS assent_in_doubt ON assent_barrier (participant) WHERE status = 'prepared';
+    CREATE TABLE IF NOT EXISTS assent_horizon (cluster TEXT PRIMARY KEY, before TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// Rows cleared in one local transaction, so that calls never wait long for housekeeping.
+const CLEAN_ROWS_MAX: usize = 500;
+
+/// An open SQLite transaction, with the handler.
+pub(super) struct Open<'a> {
+    pub(super) db: &'a Transaction<'a>,
+    pub(super) handler: &'a dyn Handler<Sqlite>,
+}
+
+impl Local for Open<'_> {
+    fn row(&mut self, branch: &Branch) -> Result<Option<Row>> {
+        let mut select = self.db.prepare_cached(
+            "SELECT status, cluster, request, reply, ttl_ms, class FROM assent_barrier
+             WHERE tx_order = ?1 AND xid = ?2 AND branch = ?3 AND participant = ?4",
+        )?;
+        Ok(select.query_row(key(branch), read_row).optional()?)
+    }
+
+    fn put(&mut self, branch: &Branch, row: Row) -> Result<()> {
+        let [tx_order, xid, id, participant] = key(branch);
+        let (ttl_ms, class) = write_reservation(row.reservation);
+        self.db
+            .prepare_cached(
+                "INSERT OR REPLACE INTO assent_barrier
+                 (tx_order, xid, branch, participant, cluster, status, request, reply, ttl_ms, class)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                tx_order,
+                xid,
+                id,
+                participant,
+                row.cluster.as_str(),
+                write_status(row.status),
+                &*row.request,
+                &*row.reply,
+                ttl_ms,
+                class
+            ])?;
+        Ok(())
+    }
+
+    fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>> {
+        let before: Option<String> = self
+            .db
+            .prepare_cached("SELECT before FROM assent_horizon WHERE cluster = ?1")?
+            .query_row([cluster.as_str()], |row| row.get(0))
+            .optional()?;
+        let Some(before) = before else { return Ok(None) };
+        Ok(Some(Horizon { cluster: cluster.clone(), before: before.parse()? }))
+    }
+
+    fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>> {
+        self.handler.work(self.db, branch, request)
+    }
+
+    fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+        self.handler.commit(self.db, branch, request)
+    }
+
+    fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+        self.handler.rollback(self.db, branch, request)
+    }
+}
+
+pub(super) fn in_doubt(db: &Transaction<'_>, participant: &ParticipantName) -> Result<Vec<InDoubt>> {
+    let mut select = db.prepare_cached(
+        "SELECT xid, branch, ttl_ms, class FROM assent_barrier WHERE participant = ?1 AND status = 'prepared'",
+    )?;
+    let rows = select.query_map([participant.as_str()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    rows.map(|row| {
+        let (xid, id, ttl_ms, class) = row?;
+        let branch = Branch::new(xid.parse()?, id.parse()?, participant.clone());
+        Ok(InDoubt { branch, reservation: read_reservation(ttl_ms, class) })
+    })
+    .collect()
+}
+
+pub(super) fn forget_before(db: &Transaction<'_>, horizon: &Horizon) -> Result<Cleaned> {
+    let (cluster, before) = (horizon.cluster.as_str(), horizon.before.to_string());
+    // The horizon only ever moves forward.
+    db.execute(
+        "INSERT INTO assent_horizon (cluster, before) VALUES (?1, ?2)
+         ON CONFLICT (cluster) DO UPDATE SET before = max(before, excluded.before)",
+        [cluster, &before],
+    )?;
+    let cleared = db.execute(
+        "DELETE FROM assent_barrier WHERE (tx_order, xid, branch, participant) IN (
+             SELECT tx_order, xid, branch, participant FROM assent_barrier
+             WHERE tx_order < ?2 AND cluster = ?1 AND status <> 'prepared' LIMIT ?3)",
+        params![cluster, before, i64::try_from(CLEAN_ROWS_MAX).expect("a small constant")],
+    )?;
+    Ok(if cleared < CLEAN_ROWS_MAX { Cleaned::Wholly } else { Cleaned::Partly })
+}
+
+fn key(branch: &Branch) -> [String; 4] {
+    let xid = branch.xid();
+    [xid.order().to_string(), xid.to_string(), branch.id().to_string(), branch.participant().to_string()]
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let status = match row.get_ref(0)?.as_str()? {
+        "prepared" => Status::Prepared,
+        "committed" => Status::Committed,
+        // The table's CHECK lets nothing else in.
+        _ => Status::RolledBack,
+    };
+    Ok(Row {
+        status,
+        cluster: ClusterId::from(row.get_ref(1)?.as_str()?),
+        request: row.get::<_, Vec<u8>>(2)?.into(),
+        reply: row.get::<_, Vec<u8>>(3)?.into(),
+        reservation: read_reservation(row.get(4)?, row.get(5)?),
+    })
+}
+
+fn write_status(status: Status) -> &'static str {
+    match status {
+        Status::Prepared => "prepared",
+        Status::Committed => "committed",
+        Status::RolledBack => "rolled_back",
+    }
+}
+
+fn read_reservation(ttl_ms: Option<i64>, class: Option<String>) -> Option<Reservation> {
+    let ttl = Duration::from_millis(u64::try_from(ttl_ms?).ok()?);
+    let class = match class.as_deref() {
+        Some("autonomous") => ReservationClass::Autonomous,
+        Some(_) | None => ReservationClass::Cooperative,
+    };
+    Some(Reservation { ttl, class })
+}
+
+fn write_reservation(reservation: Option<Reservation>) -> (Option<i64>, Option<&'static str>) {
+    let Some(Reservation { ttl, class }) = reservation else { return (None, None) };
+    let class = match class {
+        ReservationClass::Cooperative => "cooperative",
+        ReservationClass::Autonomous => "autonomous",
+    };
+    // 292 million years of milliseconds fit.
+    (Some(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)), Some(class))
+}
