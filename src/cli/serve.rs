@@ -125,3 +125,37 @@ fn start_log(log: &LogSettings, to: impl for<'a> MakeWriter<'a> + Send + Sync + 
         LogFormat::Json => builder.json().init(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::config::{Loaded, Sources};
+
+    fn load(arguments: &[&str], temporary: Option<&TempDir>) -> Loaded {
+        let cli = Cli::try_parse_from([&["assent", "serve"], arguments].concat()).unwrap();
+        let Command::Serve(serve) = cli.command else { panic!("it is not `serve`") };
+        config::load(&Sources { flags: serve.flags(temporary), ..Sources::default() }).unwrap()
+    }
+
+    #[test]
+    fn flags_set_what_they_are_named_after() {
+        let loaded = load(&["--listen", "[::1]:1", "--data-dir", "/d", "--set", "log.format=json"], None);
+        assert_eq!(loaded.settings.server.listen, "[::1]:1".parse().unwrap());
+        assert_eq!(loaded.settings.storage.data_dir, PathBuf::from("/d"));
+        assert_eq!(loaded.settings.log.format, LogFormat::Json);
+        assert_eq!(loaded.origin_of("server.listen").unwrap().to_string(), "flag --listen");
+    }
+
+    #[test]
+    fn dev_is_temporary_and_on_a_free_port_unless_told_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        let loaded = load(&["--dev"], Some(&directory));
+        assert_eq!(loaded.settings.server.listen, "127.0.0.1:0".parse().unwrap());
+        assert_eq!(loaded.settings.storage.data_dir, directory.path());
+        let loaded = load(&["--dev", "--listen", "127.0.0.1:7"], Some(&directory));
+        assert_eq!(loaded.settings.server.listen, "127.0.0.1:7".parse().unwrap());
+    }
+}

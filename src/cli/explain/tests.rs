@@ -14,9 +14,9 @@ pub fn at(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_000) + Duration::from_millis(ms)
 }
 
-pub fn stamp(ms: u32) -> Option<Timestamp> {
+pub fn stamp(ms: u32) -> Timestamp {
     let nanos = i32::try_from(ms % 1000 * 1_000_000).unwrap();
-    Some(Timestamp { seconds: BEGIN_S + i64::from(ms / 1000), nanos })
+    Timestamp { seconds: BEGIN_S + i64::from(ms / 1000), nanos }
 }
 
 pub fn branch(participant: &str, state: BranchState) -> Branch {
@@ -35,7 +35,7 @@ pub fn transaction(state: State, branches: Vec<Branch>) -> Transaction {
         label: "checkout".to_owned(),
         protocol: Protocol::Tcc.into(),
         state: state.into(),
-        begin_time: stamp(0),
+        begin_time: Some(stamp(0)),
         timeout_ms: 30_000,
         branches,
         ..Transaction::default()
@@ -57,18 +57,18 @@ pub fn committing() -> Transaction {
         vote: Vote::Prepared.into(),
         attempts: 4,
         last_error: "connection refused".to_owned(),
-        next_attempt_time: stamp(5_200),
+        next_attempt_time: Some(stamp(5_200)),
         ..branch("shop/payment", BranchState::Committing)
     };
     let event = |ms, kind: &str, branch_id: &str, detail: &str| HistoryEvent {
-        time: stamp(ms),
+        time: Some(stamp(ms)),
         kind: kind.to_owned(),
         branch_id: branch_id.to_owned(),
         detail: detail.to_owned(),
     };
     Transaction {
         outcome: Outcome::Committed.into(),
-        decide_time: stamp(12),
+        decide_time: Some(stamp(12)),
         history: vec![
             event(0, "begun", "", ""),
             event(2, "enlisted", "10", "shop/stock"),
@@ -133,7 +133,7 @@ fn aborted_says_who_refused_and_why() {
     let refused =
         Branch { reason: "card declined".to_owned(), ..branch("shop/payment", BranchState::Refused) };
     let tx = Transaction {
-        end_time: stamp(250),
+        end_time: Some(stamp(250)),
         reason: "branch 2 refused".to_owned(),
         ..transaction(State::Aborted, vec![branch("shop/stock", BranchState::RolledBack), refused])
     };
@@ -193,7 +193,7 @@ fn delegated_is_not_called_an_abort() {
 
 #[test]
 fn committed_says_how_long_it_took() {
-    let tx = Transaction { end_time: stamp(61_000), ..transaction(State::Committed, vec![]) };
+    let tx = Transaction { end_time: Some(stamp(61_000)), ..transaction(State::Committed, vec![]) };
     assert_eq!(sentence(&tx, at(99_000)), "committed, 1m 01s after it began");
 }
 
