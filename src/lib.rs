@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod demo;
 pub mod server;
 pub mod store;
