@@ -1,8 +1,12 @@
 //! assent, a coordinator for distributed transactions. See `ARCHITECTURE.md`.
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod core;
 pub mod demo;
 pub mod server;
 pub mod store;
+pub mod transport;
+pub mod wire;

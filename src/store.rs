@@ -22,32 +22,13 @@ pub use self::writer::{LogStats, LogWriter, Submission, WriterEvent};
 use std::collections::BTreeSet;
 use std::fmt;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
+pub use crate::core::{Durability, LogWrite};
 use crate::core::{Epoch, TxId};
-
-/// A change to what the log holds of one transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogWrite {
-    /// Replaces the value. At most [`VALUE_BYTES_MAX`]. A value that has the former one as its prefix is cheaper to
-    /// write than another; nothing else depends on that.
-    Put { tx: TxId, value: Bytes },
-    /// Drops the value. Fine where there is none.
-    Remove { tx: TxId },
-}
 
 /// The longest value of a transaction: 64 MiB.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
-
-/// What an append has achieved when it returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Nothing yet: a crash may lose it, and everything lazily appended after it.
-    Lazy,
-    /// This batch and everything appended before it survive power loss.
-    Forced,
-}
 
 /// Where decisions are kept. One owner at a time; see the [module](self).
 pub trait DecisionLog: Send + 'static {
@@ -122,14 +103,6 @@ pub enum Ballast {
     Lacking {
         free_bytes: u64,
     },
-}
-
-impl LogWrite {
-    pub fn tx(&self) -> TxId {
-        match self {
-            LogWrite::Put { tx, .. } | LogWrite::Remove { tx } => *tx,
-        }
-    }
 }
 
 impl Lives {

@@ -128,18 +128,28 @@ pub struct Step {
 /// One write to the log, which keeps one value per transaction: its encoded records so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogWrite {
+    /// Replaces the value. A value that has the former one as its prefix is cheaper to write than another.
     Put { tx: TxId, value: Bytes },
+    /// Drops the value. Fine where there is none.
     Remove { tx: TxId },
 }
 
 /// What a write must survive before anything that depends on it is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Nothing: it becomes durable with the next forced write.
+    /// Nothing yet: a crash may lose it, and everything lazily written after it.
     #[default]
     Lazy,
-    /// Loss of power.
+    /// Loss of power: it, and everything written before it.
     Forced,
+}
+
+impl LogWrite {
+    pub fn tx(&self) -> TxId {
+        match self {
+            LogWrite::Put { tx, .. } | LogWrite::Remove { tx } => *tx,
+        }
+    }
 }
 
 /// What the driver is to do.

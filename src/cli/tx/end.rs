@@ -83,7 +83,7 @@ pub fn tell(result: &TransactionResult, wanted: Outcome, output: &mut Output) ->
             }
         }
     }
-    if !result.complete && result.outcome() != Outcome::Unknown {
+    if !result.complete && matches!(result.outcome(), Outcome::Committed | Outcome::Aborted) {
         note("decided; not every branch has acknowledged yet");
     }
     match (wanted, result.outcome()) {

@@ -1,0 +1,298 @@
+//! The task that owns the engine: drains its inbox, steps each event, hands one batch to the log, acts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use super::gate::Gate;
+use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
+use crate::core::{
+    Action, Admission, Answer, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxOrder, Waiter,
+};
+use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
+use crate::transport::Transport;
+
+/// How many inputs are taken in one go.
+const BATCH_MAX: usize = 1_024;
+
+/// Owns the engine; [`Driver::run`] is its life.
+#[derive(Debug)]
+pub struct Driver {
+    coordinator: Coordinator,
+    engine: Engine,
+    inputs: mpsc::Receiver<Input>,
+    writer: LogWriter,
+    written: mpsc::UnboundedReceiver<WriterEvent>,
+    transport: Transport,
+    gate: Gate<Held>,
+    waiters: HashMap<Waiter, ReplyTo>,
+    /// The log writes of the current group.
+    writes: Vec<LogWrite>,
+    durability: Durability,
+    /// Forced groups under way, with the horizon that holds once they are durable.
+    horizons: VecDeque<(u64, TxOrder)>,
+    /// Reports of calls that could not be sent.
+    unsent: Vec<Event>,
+    draining: bool,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct DriverParts {
+    pub coordinator: Coordinator,
+    pub inputs: mpsc::Receiver<Input>,
+    /// With the log replayed into it.
+    pub engine: Engine,
+    pub writer: LogWriter,
+    /// What the writer reports. Unbounded, and short: there are never more than a few groups under way.
+    pub written: mpsc::UnboundedReceiver<WriterEvent>,
+    pub transport: Transport,
+}
+
+/// Why a driver ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error(
+        "the log could not be written, so it is not known what is durable; stopping, to find out at the next start"
+    )]
+    Log(#[from] AppendError),
+    #[error("the log thread is gone")]
+    LogThread,
+}
+
+/// What waits for the log.
+enum Held {
+    Action(Action),
+    Deliver(Deliver),
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    GoOn,
+    Stop,
+}
+
+impl Driver {
+    pub fn new(parts: DriverParts) -> Driver {
+        let DriverParts { coordinator, inputs, engine, writer, written, transport } = parts;
+        Driver {
+            coordinator,
+            engine,
+            inputs,
+            writer,
+            written,
+            transport,
+            gate: Gate::new(),
+            waiters: HashMap::new(),
+            writes: Vec::new(),
+            durability: Durability::Lazy,
+            horizons: VecDeque::new(),
+            unsent: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Recovers, then serves until told to stop, or until it has drained.
+    pub async fn run(mut self) -> Result<(), DriverError> {
+        self.resume();
+        self.set_phase(Phase::Serving);
+        let result = self.serve().await;
+        self.set_phase(Phase::Stopped);
+        match result {
+            Ok(()) => self.writer.finish().map_err(DriverError::Log),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn resume(&mut self) {
+        let open = self.engine.resumable();
+        let retained = self.engine.counts().retained;
+        info!(open = open.len(), retained, "recovered the log");
+        for tx in open {
+            self.step(Event::Resume { tx });
+        }
+        self.finish_batch();
+    }
+
+    async fn serve(&mut self) -> Result<(), DriverError> {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let due = self.engine.next_due();
+            tokio::select! {
+                biased;
+                event = self.written.recv() => match event {
+                    Some(WriterEvent::Durable { ticket }) => self.durable(ticket),
+                    Some(WriterEvent::Failed(failure)) => return Err(failure.into()),
+                    None => return Err(DriverError::LogThread),
+                },
+                _count = self.inputs.recv_many(&mut batch, BATCH_MAX) => {}
+                () = sleep_until(&self.coordinator, due), if due.is_some() => {}
+            }
+            self.engine.set_watched(self.coordinator.shared.changes.receiver_count() > 0);
+            self.handle_due();
+            for input in batch.drain(..) {
+                if self.input(input) == Flow::Stop {
+                    self.finish_batch();
+                    return Ok(());
+                }
+            }
+            self.finish_batch();
+            if self.draining && self.engine.counts().active == 0 && self.gate.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Flow {
+        match input {
+            Input::Events(events) => events.into_iter().for_each(|event| self.step(event)),
+            Input::Ask { waiter, reply, event } => {
+                self.waiters.insert(waiter, reply);
+                self.step(event);
+            }
+            Input::Read(Read { subject, look }) => {
+                let deliver = look(&mut self.engine);
+                if let Some(held) = self.gate.hold(subject, Held::Deliver(deliver)) {
+                    self.act(held);
+                }
+            }
+            Input::ParticipantUp(participant) => {
+                let waiting = self.engine.waiting_for(&participant);
+                if !waiting.is_empty() {
+                    info!(%participant, transactions = waiting.len(), "a participant is back; making its calls now");
+                }
+                for tx in waiting {
+                    self.step(Event::Wake { tx, participant: participant.clone() });
+                }
+            }
+            Input::Admission(admission) => {
+                if !self.draining {
+                    self.engine.set_admission(admission);
+                }
+            }
+            Input::Drain => {
+                self.draining = true;
+                self.engine.set_admission(Admission::Draining);
+                self.set_phase(Phase::Draining);
+                info!(active = self.engine.counts().active, "draining");
+            }
+            Input::Stop => return Flow::Stop,
+        }
+        Flow::GoOn
+    }
+
+    fn handle_due(&mut self) {
+        let now = self.coordinator.now();
+        while let Some(tx) = self.engine.pop_due(now.mono) {
+            self.step(Event::Due { tx });
+        }
+        let evicted = self.engine.evict(now.mono);
+        self.writes.extend(evicted.log);
+    }
+
+    fn step(&mut self, event: Event) {
+        let Step { subject, log, durability, then } = self.engine.handle(self.coordinator.now(), event);
+        self.writes.extend(log);
+        if durability == Durability::Forced {
+            self.durability = Durability::Forced;
+            self.gate.mark(subject.expect("a step that writes is about a transaction"));
+        }
+        for action in then {
+            if let Some(held) = self.gate.hold(subject, Held::Action(action)) {
+                self.act(held);
+            }
+        }
+    }
+
+    /// Hands the writes of this batch to the log.
+    fn finish_batch(&mut self) {
+        // Each report leads to a wait or a decision, never straight to the same call, so this ends.
+        while let Some(event) = self.unsent.pop() {
+            self.step(event);
+        }
+        if self.writes.is_empty() {
+            return;
+        }
+        let ticket = self.gate.close_group();
+        let durability = std::mem::take(&mut self.durability);
+        if durability == Durability::Forced {
+            self.horizons.push_back((ticket, self.engine.horizon()));
+        }
+        self.writer.submit(Submission { ticket, writes: std::mem::take(&mut self.writes), durability });
+    }
+
+    fn durable(&mut self, ticket: u64) {
+        for held in self.gate.open(ticket) {
+            self.act(held);
+        }
+        let mut horizon = None;
+        while let Some((forced, proved)) = self.horizons.front()
+            && *forced <= ticket
+        {
+            horizon = Some(*proved);
+            self.horizons.pop_front();
+        }
+        if let Some(horizon) = horizon {
+            self.coordinator.shared.horizon.send_if_modified(|told| {
+                let later = horizon > *told;
+                if later {
+                    *told = horizon;
+                }
+                later
+            });
+        }
+    }
+
+    fn act(&mut self, held: Held) {
+        match held {
+            Held::Action(Action::Call(call)) => self.unsent.extend(self.transport.call(call)),
+            Held::Action(Action::Answer { waiter, answer }) => {
+                log_end(&answer);
+                if let Some(reply) = self.waiters.remove(&waiter) {
+                    reply.send(answer);
+                }
+            }
+            Held::Action(Action::Publish(transaction)) => {
+                drop(self.coordinator.shared.changes.send(Arc::from(transaction)));
+            }
+            Held::Deliver(deliver) => deliver(),
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.coordinator.shared.phase.send_replace(phase);
+    }
+}
+
+async fn sleep_until(coordinator: &Coordinator, due: Option<Timestamp>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(coordinator.shared.clock.instant(due).into()).await;
+    }
+}
+
+fn log_end(answer: &Answer) {
+    if let Answer::Ended(result) = answer {
+        match result.outcome {
+            Some(Outcome::Mixed | Outcome::Hazard) => {
+                error!(xid = %result.tx, outcome = ?result.outcome, reason = %result.reason, "a transaction ended heuristically; an operator must look at it");
+            }
+            Some(Outcome::Aborted) => debug!(xid = %result.tx, reason = %result.reason, "aborted"),
+            Some(Outcome::Committed) => debug!(xid = %result.tx, "committed"),
+            None => {
+                warn!(xid = %result.tx, "the decision was delegated and its answer is not here; asking on");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::Action(action) => action.fmt(f),
+            Held::Deliver(_) => f.write_str("Deliver"),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! One participant's sessions: which replica gets a call, and how many are out at a time.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use tokio::sync::mpsc;
+
+use super::session::Outgoing;
+use crate::core::{BranchId, Call, Operation, Replica, TxId, WallTime};
+
+/// The calls to one participant that keeps sessions.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    sessions: Vec<OpenSession>,
+    /// Branches with a call out, and the replica that has it.
+    in_flight: HashMap<BranchKey, InFlight>,
+    /// Branches whose call waits for room; the latest call of each, in order of the first.
+    queue: VecDeque<BranchKey>,
+    queued: HashMap<BranchKey, Call>,
+    turn: usize,
+    pub paused: bool,
+}
+
+pub(super) type BranchKey = (TxId, BranchId);
+
+#[derive(Debug)]
+struct InFlight {
+    replica: Replica,
+    operation: Operation,
+}
+
+#[derive(Debug)]
+pub(super) struct OpenSession {
+    pub replica: Replica,
+    /// Unbounded, and short: `max_in_flight` calls and what it asked for itself.
+    pub outbox: mpsc::UnboundedSender<Outgoing>,
+    pub draining: bool,
+    pub view: SessionView,
+}
+
+/// A session, for people.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    pub instance_id: String,
+    pub agent: String,
+    pub peer: String,
+    pub connected_at: WallTime,
+}
+
+/// A participant, for people.
+#[derive(Clone, Debug)]
+pub struct LaneView {
+    pub sessions: Vec<SessionView>,
+    pub paused: bool,
+    pub in_flight: usize,
+    pub queued: usize,
+}
+
+impl Lane {
+    pub fn open(&mut self, session: OpenSession) {
+        self.sessions.push(session);
+    }
+
+    /// Closes a session and gives the calls that it takes along.
+    pub fn close(&mut self, replica: Replica) -> Vec<(BranchKey, Operation)> {
+        self.sessions.retain(|session| session.replica != replica);
+        let lost: BTreeSet<_> = self
+            .in_flight
+            .iter()
+            .filter(|(_, call)| call.replica == replica)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut lost: Vec<_> = lost
+            .into_iter()
+            .filter_map(|key| self.in_flight.remove(&key).map(|call| (key, call.operation)))
+            .collect();
+        if self.sessions.is_empty() {
+            self.queue.clear();
+            lost.extend(self.queued.drain().map(|(key, call)| (key, call.operation)));
+        }
+        lost
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && !self.paused
+    }
+
+    pub fn drain(&mut self, replica: Replica) {
+        for session in &mut self.sessions {
+            session.draining |= session.replica == replica;
+        }
+    }
+
+    /// Sends the call, or queues it. `Some`: nobody is there to take it.
+    #[must_use = "a call that nobody takes must be reported"]
+    pub fn call(&mut self, call: Call, max_in_flight: usize) -> Option<Call> {
+        if self.sessions.is_empty() {
+            return Some(call);
+        }
+        let key = (call.tx, call.branch.clone());
+        // A branch has one place, whatever it is called for: a repeated call, or a rollback that follows a prepare.
+        if self.in_flight.contains_key(&key)
+            || (self.in_flight.len() < max_in_flight && self.queue.is_empty())
+        {
+            return self.send(key, call);
+        }
+        if self.queued.insert(key.clone(), call).is_none() {
+            self.queue.push_back(key);
+        }
+        None
+    }
+
+    /// A branch has answered: its place is free. False: no call to it is out, so this is not an answer: one to a
+    /// branch of somebody else, or a repetition. (One to a call on a connection that was lost is made again.)
+    pub fn answered(&mut self, key: &BranchKey, operation: Operation, max_in_flight: usize) -> bool {
+        let Some(call) = self.in_flight.get(key) else { return false };
+        if call.operation == operation {
+            self.in_flight.remove(key);
+        }
+        while self.in_flight.len() < max_in_flight
+            && let Some(key) = self.queue.pop_front()
+        {
+            let call = self.queued.remove(&key).expect("what is queued has its call");
+            let unsent = self.send(key, call);
+            debug_assert!(unsent.is_none(), "without sessions the queue is empty");
+        }
+        true
+    }
+
+    pub fn view(&self) -> LaneView {
+        LaneView {
+            sessions: self.sessions.iter().map(|session| session.view.clone()).collect(),
+            paused: self.paused,
+            in_flight: self.in_flight.len(),
+            queued: self.queued.len(),
+        }
+    }
+
+    fn send(&mut self, key: BranchKey, call: Call) -> Option<Call> {
+        let Some(session) = self.pick(&call) else { return Some(call) };
+        let in_flight = InFlight { replica: session.replica, operation: call.operation };
+        // A session that is just closing loses the call, and says so when it has closed.
+        let _ = session.outbox.send(Outgoing::Call(call));
+        self.in_flight.insert(key, in_flight);
+        None
+    }
+
+    /// The replica that voted, if it is here; else the next in turn that is not about to leave.
+    fn pick(&mut self, call: &Call) -> Option<&OpenSession> {
+        let preferred = self.sessions.iter().position(|session| Some(session.replica) == call.prefer);
+        let in_turn = || {
+            let count = self.sessions.len();
+            let order = (0..count).map(|offset| (self.turn + offset) % count);
+            order.clone().find(|&at| !self.sessions[at].draining).or_else(|| order.clone().next())
+        };
+        let at = preferred.or_else(in_turn)?;
+        if preferred.is_none() {
+            self.turn = at + 1;
+        }
+        self.sessions.get(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::core::{Epoch, Protocol, Shard};
+
+    fn call(n: u64, operation: Operation) -> Call {
+        Call {
+            tx: TxId::new(n, 0, Epoch(1), Shard(0), 0),
+            branch: BranchId::numbered(1),
+            participant: "shop/stock".parse().unwrap(),
+            endpoint: None,
+            protocol: Protocol::TwoPhase,
+            operation,
+            payload: Bytes::new(),
+            reservation_ttl: std::time::Duration::ZERO,
+            attempt: 1,
+            prefer: None,
+        }
+    }
+
+    fn open(lane: &mut Lane, replica: u64) -> mpsc::UnboundedReceiver<Outgoing> {
+        let (outbox, sent) = mpsc::unbounded_channel();
+        let view = SessionView {
+            instance_id: String::new(),
+            agent: String::new(),
+            peer: String::new(),
+            connected_at: WallTime(0),
+        };
+        lane.open(OpenSession { replica: Replica(replica), outbox, draining: false, view });
+        sent
+    }
+
+    fn sent(outbox: &mut mpsc::UnboundedReceiver<Outgoing>) -> Vec<(u64, Operation)> {
+        std::iter::from_fn(|| outbox.try_recv().ok())
+            .map(|outgoing| match outgoing {
+                Outgoing::Call(call) => (call.tx.time_ms(), call.operation),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn calls_past_the_limit_wait_until_one_is_answered() {
+        let mut lane = Lane::default();
+        let mut outbox = open(&mut lane, 1);
+        for n in 1..=4 {
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 2), None);
+        }
+        assert_eq!(sent(&mut outbox), [(1, Operation::PhaseOne), (2, Operation::PhaseOne)]);
+        let first = call(1, Operation::PhaseOne);
+        assert!(lane.answered(&(first.tx, first.branch), Operation::PhaseOne, 2));
+        assert_eq!(sent(&mut outbox), [(3, Operation::PhaseOne)]);
+    }
+
+    #[test]
+    fn a_rollback_takes_the_place_of_its_queued_prepare() {
+        let mut lane = Lane::default();
+        let mut outbox = open(&mut lane, 1);
+        assert_eq!(lane.call(call(1, Operation::PhaseOne), 1), None);
+        assert_eq!(lane.call(call(2, Operation::PhaseOne), 1), None);
+        assert_eq!(lane.call(call(2, Operation::Rollback), 1), None);
+        assert_eq!(lane.call(call(1, Operation::Rollback), 1), None);
+        assert_eq!(sent(&mut outbox), [(1, Operation::PhaseOne), (1, Operation::Rollback)]);
+        let first = call(1, Operation::PhaseOne);
+        assert!(lane.answered(&(first.tx, first.branch.clone()), Operation::PhaseOne, 1));
+        assert_eq!(sent(&mut outbox), []);
+        assert!(lane.answered(&(first.tx, first.branch.clone()), Operation::Rollback, 1));
+        assert_eq!(sent(&mut outbox), [(2, Operation::Rollback)]);
+        assert!(!lane.answered(&(first.tx, first.branch), Operation::Rollback, 1), "it was answered already");
+    }
+
+    #[test]
+    fn a_lost_session_gives_back_its_calls_and_the_others_take_over() {
+        let mut lane = Lane::default();
+        let (_one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
+        let preferred = Call { prefer: Some(Replica(1)), ..call(1, Operation::Commit) };
+        assert_eq!(lane.call(preferred.clone(), 8), None);
+        assert_eq!(lane.close(Replica(1)), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
+        assert_eq!(lane.call(preferred, 8), None);
+        assert_eq!(sent(&mut two), [(1, Operation::Commit)]);
+        lane.close(Replica(2));
+        assert!(lane.call(call(3, Operation::PhaseOne), 8).is_some());
+    }
+
+    #[test]
+    fn a_draining_replica_gets_only_what_it_has_voted_on() {
+        let mut lane = Lane::default();
+        let (mut one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
+        lane.drain(Replica(1));
+        for n in 1..=3 {
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 8), None);
+        }
+        assert_eq!(lane.call(Call { prefer: Some(Replica(1)), ..call(4, Operation::Commit) }, 8), None);
+        assert_eq!((sent(&mut one).len(), sent(&mut two).len()), (1, 3));
+    }
+}

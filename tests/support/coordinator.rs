@@ -1,0 +1,203 @@
+//! A coordinator as a process of its own: the real binary, on a data directory that goes with it.
+//!
+//! ```text
+//! #[path = "support/coordinator.rs"]
+//! mod coordinator;
+//!
+//! let mut coordinator = Coordinator::start(&["--set", "limits.default_timeout=1s"]);
+//! coordinator.kill9();
+//! coordinator.restart();
+//! assert!(coordinator.terminate().success());
+//! ```
+//!
+//! What it logs goes to a file, which is shown when the test fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Nothing here takes anywhere near as long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A running coordinator; it is killed and its data removed when this is dropped.
+#[derive(Debug)]
+pub struct Coordinator {
+    /// Those of the test, for `assent serve`.
+    args: Vec<String>,
+    directory: TempDir,
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Coordinator {
+    /// Starts one on a free port and waits until it is ready. `args` are added to `assent serve`.
+    pub fn start(args: &[&str]) -> Coordinator {
+        let directory = tempfile::Builder::new().prefix("assent-test-").tempdir().unwrap();
+        // An empty one, so that a file in the usual place has no say.
+        File::create(directory.path().join("assent.toml")).unwrap();
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, address) = launch(&directory, &args, any_port).unwrap_or_else(|log| panic!("{log}"));
+        let mut coordinator = Coordinator { args, directory, process, address };
+        coordinator.wait_until_ready();
+        coordinator
+    }
+
+    /// `http://127.0.0.1:PORT`: the same for all its lives.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(&self.directory)
+    }
+
+    /// Everything that it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        log(&self.directory)
+    }
+
+    /// Kills it as the kernel would: nothing of it runs any more.
+    pub fn kill9(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        poll("the coordinator ends", || self.process.try_wait().unwrap())
+    }
+
+    /// After its end: starts it again, on the same data and the same port, and waits until it is ready.
+    pub fn restart(&mut self) {
+        self.relaunch();
+        self.wait_until_ready();
+    }
+
+    /// After its end: starts it again and waits only until it listens. It may still read its log.
+    pub fn relaunch(&mut self) {
+        // While it was down, its port was free: a client that tried to reconnect may hold it for a moment.
+        (self.process, self.address) = poll("the coordinator listens again", || {
+            match launch(&self.directory, &self.args, self.address) {
+                Ok(launched) => Some(launched),
+                Err(log) if log.contains("cannot listen on") => None,
+                Err(log) => panic!("{log}"),
+            }
+        });
+    }
+
+    /// Waits until it has read its log and takes transactions.
+    pub fn wait_until_ready(&mut self) {
+        let url = self.url();
+        poll("the coordinator is ready", || {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("the coordinator ended with {status}");
+            }
+            let health = assent().args(["--server", &url, "health", "--ready"]).output().unwrap();
+            health.status.success().then_some(())
+        });
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            show(&format!("--- log of the coordinator on {}\n{}", self.address, self.log()));
+        }
+    }
+}
+
+/// Starts the process and waits until it says where it listens. `Err`: it ended; all that it logged.
+fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(Child, SocketAddr), String> {
+    let logged_before = log(directory).len();
+    let stderr = OpenOptions::new().create(true).append(true).open(log_path(directory)).unwrap();
+    let mut process = assent()
+        .arg("--config")
+        .arg(directory.path().join("assent.toml"))
+        .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
+        .arg(data_dir(directory))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(process.stdout.take().expect("it was asked for"));
+    let (say, said) = mpsc::channel();
+    // Reads to the end, so that the process never waits for a reader.
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+    match said.recv_timeout(PATIENCE) {
+        Ok(line) => {
+            let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+            Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
+        }
+        Err(_) => {
+            // It has ended, or is stuck and of no use.
+            let _ = process.kill();
+            let status = process.wait().unwrap();
+            Err(format!("the coordinator ended with {status}:\n{}", &log(directory)[logged_before..]))
+        }
+    }
+}
+
+/// The binary, with an environment that says nothing of assent.
+fn assent() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_assent"));
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("ASSENT_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+}
+
+fn data_dir(directory: &TempDir) -> PathBuf {
+    directory.path().join("data")
+}
+
+fn log_path(directory: &TempDir) -> PathBuf {
+    directory.path().join("stderr.log")
+}
+
+fn log(directory: &TempDir) -> String {
+    fs::read(log_path(directory)).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+}
+
+/// What `look` finds, as soon as it finds something.
+fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the test runner shows it where a test fails")]
+fn show(text: &str) {
+    eprintln!("{text}");
+}
