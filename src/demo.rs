@@ -28,7 +28,7 @@ use assent_proto::TxId;
 use assent_sdk::sqlite::rusqlite;
 use tempfile::TempDir;
 
-pub use self::books::Books;
+pub use self::books::{Books, Check};
 pub use self::initiator::run as abandon_an_order;
 pub use self::participant::Service;
 use self::process::logs;
@@ -98,8 +98,8 @@ pub enum Outcome {
 /// What the check at the end found.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What does not add up, for people. Empty: everything is conserved.
-    pub differences: Vec<String>,
+    /// What was checked.
+    pub checks: Vec<Check>,
     /// Where everything is, if it is kept.
     pub kept: Option<PathBuf>,
 }
@@ -143,31 +143,27 @@ pub async fn run(options: &Options, audience: &mut dyn Audience) -> Result<Verdi
     let nothing = |error| Failure { error, logs: Vec::new() };
     let place = Place::new(options.afterwards).map_err(|error| nothing(error.into()))?;
     match play(&options.executable, place.path(), audience).await {
-        Ok(differences) => Ok(Verdict { differences, kept: place.leave().map_err(|e| nothing(e.into()))? }),
+        Ok(checks) => Ok(Verdict { checks, kept: place.leave().map_err(|e| nothing(e.into()))? }),
         // Nobody is there to be told where to look.
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(nothing(error.into())),
         Err(error) => Err(Failure { error, logs: logs(&place.keep()) }),
     }
 }
 
-async fn play(
-    executable: &Path,
-    directory: &Path,
-    audience: &mut dyn Audience,
-) -> Result<Vec<String>, Error> {
+async fn play(executable: &Path, directory: &Path, audience: &mut dyn Audience) -> Result<Vec<Check>, Error> {
     let mut stage = Stage::set_up(executable, directory, audience).await?;
     let opening = stage.books()?;
     stage.play("order-committed", "An order, by TCC", scenario::order_commits).await?;
     stage.play("order-refused", "An order that is refused", scenario::order_is_refused).await?;
     stage.play("transfer", "A transfer between two banks, by 2PC", scenario::transfer_commits).await?;
-    let title = "The coordinator is killed between its decision and phase two";
+    let title = "The coordinator is killed (kill -9) between its decision and phase two";
     stage.play("coordinator-killed", title, scenario::coordinator_is_killed).await?;
-    let title = "The initiator dies, and its reservation expires";
+    let title = "The initiator is killed (kill -9), and its reservation expires";
     stage.play("initiator-killed", title, scenario::initiator_is_killed).await?;
     let title = "The payment partner hangs, and answers too late";
     stage.play("partner-hangs", title, scenario::partner_hangs).await?;
     stage.settled().await?;
-    Ok(stage.books()?.differences(&opening))
+    Ok(stage.books()?.checks(&opening))
 }
 
 /// The directory of everything that the demo writes.
@@ -211,7 +207,7 @@ impl Place {
 
 impl Verdict {
     pub fn conserved(&self) -> bool {
-        self.differences.is_empty()
+        self.checks.iter().all(Check::holds)
     }
 }
 

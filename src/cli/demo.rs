@@ -1,7 +1,7 @@
 //! `assent demo`
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -99,7 +99,10 @@ impl Audience for Teller<'_> {
         match (self.output.format, told) {
             (Format::Json, Told::Ended(report)) => self.output.json_line(&json_report(report)),
             (Format::Json, told) => {
-                text(Paint::for_stderr(), told).iter().for_each(|line| note(line));
+                let mut stderr = io::stderr().lock();
+                // Whoever wants the data alone may have closed it.
+                let _ =
+                    text(Paint::for_stderr(), told).iter().try_for_each(|line| writeln!(stderr, "{line}"));
                 Ok(())
             }
             (Format::Table, told) => {
@@ -117,22 +120,13 @@ impl Teller<'_> {
                 if let Some(path) = &verdict.kept {
                     note(&format!("kept in {}", path.display()));
                 }
+                Ok(())
             }
             Format::Table => {
-                self.output.line("")?;
-                for difference in &verdict.differences {
-                    self.output.line(&format!("   {difference}"))?;
-                }
-                let paint = self.output.paint;
-                let (colour, word) =
-                    if verdict.conserved() { (Colour::Green, "yes") } else { (Colour::Red, "no") };
-                self.output.line(&format!("conserved: {}", paint.paint(colour, word)))?;
-                if let Some(path) = &verdict.kept {
-                    self.output.line(&format!("kept in {}", path.display()))?;
-                }
+                let lines = conclusion(self.output.paint, verdict);
+                lines.iter().try_for_each(|line| self.output.line(line))
             }
         }
-        Ok(())
     }
 }
 
@@ -157,7 +151,28 @@ fn text(paint: Paint, told: Told<'_>) -> Vec<String> {
     }
 }
 
-const TEXT_WIDTH: usize = 92;
+/// What the check found, for people.
+fn conclusion(paint: Paint, verdict: &Verdict) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for check in &verdict.checks {
+        // That nothing hangs is said in one line, unless it is not so.
+        if !check.holds() {
+            lines.push(format!("   {} {check}", paint.paint(Colour::Red, "wrong:")));
+        } else if check.must_be != 0 {
+            lines.push(format!("   {check}"));
+        }
+    }
+    if verdict.conserved() {
+        lines.push("   nothing is pending, held, staged or in doubt".to_owned());
+    }
+    let (colour, word) = if verdict.conserved() { (Colour::Green, "yes") } else { (Colour::Red, "no") };
+    lines.push(format!("conserved: {}", paint.paint(colour, word)));
+    lines.extend(verdict.kept.iter().map(|path| format!("kept in {}", path.display())));
+    lines
+}
+
+/// Where lines end that are wrapped, in characters.
+const TEXT_WIDTH: usize = 80;
 
 /// Indents a text, in lines that are easy to read.
 fn wrap(text: &str) -> Vec<String> {
@@ -196,7 +211,8 @@ fn json_report(report: &Report) -> Value {
 fn json_verdict(verdict: &Verdict) -> Value {
     let mut value = json!({ "conserved": verdict.conserved() });
     if !verdict.conserved() {
-        value["differences"] = json!(verdict.differences);
+        let wrong = verdict.checks.iter().filter(|check| !check.holds());
+        value["differences"] = wrong.map(ToString::to_string).collect();
     }
     value
 }
@@ -239,5 +255,57 @@ impl From<demo::Failure> for Failure {
         }
         let logs: Vec<String> = logs.iter().map(|path| path.display().to_string()).collect();
         failure.with_hint(format!("everything is kept; the logs are {}", logs.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::Check;
+
+    fn verdict(sold: i64) -> Verdict {
+        let checks = vec![
+            Check { what: "apples sold", is: sold, against: "in confirmed orders there are", must_be: 4 },
+            Check { what: "apples held", is: 0, against: "there must be", must_be: 0 },
+        ];
+        Verdict { checks, kept: None }
+    }
+
+    #[test]
+    fn what_adds_up_is_conserved_and_exits_with_0() {
+        let good = verdict(4);
+        let lines = conclusion(Paint::Plain, &good);
+        assert_eq!(
+            lines,
+            [
+                "",
+                "   4 apples sold; in confirmed orders there are 4",
+                "   nothing is pending, held, staged or in doubt",
+                "conserved: yes"
+            ]
+        );
+        assert_eq!(json_verdict(&good), json!({ "conserved": true }));
+        assert_eq!(exit(&good), Exit::Ok);
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_not_conserved_and_exits_with_1() {
+        let bad = verdict(3);
+        let lines = conclusion(Paint::Plain, &bad);
+        let difference = "3 apples sold; in confirmed orders there are 4";
+        assert_eq!(lines, ["", &format!("   wrong: {difference}"), "conserved: no"]);
+        assert_eq!(json_verdict(&bad), json!({ "conserved": false, "differences": [difference] }));
+        assert_eq!(exit(&bad), Exit::Error);
+    }
+
+    #[test]
+    fn long_texts_are_wrapped_and_no_word_is_lost() {
+        let text = "word ".repeat(100);
+        let lines = wrap(text.trim_end());
+        assert!(
+            lines.iter().all(|line| line.starts_with("   word") && line.len() <= TEXT_WIDTH),
+            "{lines:?}"
+        );
+        assert_eq!(lines.join(" ").split_whitespace().count(), 100);
     }
 }

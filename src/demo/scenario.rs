@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use assent_proto::TxId;
 use assent_proto::v1::State;
+use assent_sdk::client::{Completed, NewTransaction, OneCall};
 use assent_sdk::{Json, Wait};
 
 use super::Outcome::{Aborted, Committed};
@@ -15,8 +16,10 @@ use super::{Ended, Error, initiator};
 const SHOP: [Service; 3] = [Order, Stock, Payment];
 /// Coins for one apple.
 const PRICE: u32 = 3;
-/// How long the partner may keep an order waiting.
-const PATIENCE_WITH_PARTNER: Duration = Duration::from_millis(1500);
+/// Far longer than anything takes that does not hang.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Where something will hang.
+const TIMEOUT_SHORT: Duration = Duration::from_millis(1500);
 
 pub(super) async fn order_commits(stage: &mut Stage<'_>) -> Result<Ended, Error> {
     let mut books = stage.books()?;
@@ -24,7 +27,8 @@ pub(super) async fn order_commits(stage: &mut Stage<'_>) -> Result<Ended, Error>
         "Alice orders 2 apples for 6 coins. In one call the coordinator asks order, stock and payment to reserve; \
          all three can, so all three are told to confirm.",
     )?;
-    let done = shop_call(stage, "order-1", 2, Duration::from_secs(10)).await?;
+    let order = stage.client.transaction("order-1").tcc().timeout(TIMEOUT);
+    let done = complete(&in_one_call(order, "order-1", 2).execute().await?)?;
     stage.say("Committed. Whoever looks now finds it done:")?;
     stage.show(&SHOP)?;
 
@@ -39,7 +43,8 @@ pub(super) async fn order_commits(stage: &mut Stage<'_>) -> Result<Ended, Error>
 pub(super) async fn order_is_refused(stage: &mut Stage<'_>) -> Result<Ended, Error> {
     let books = stage.books()?;
     stage.say("Alice orders 20 apples. She can pay for them, but there are not that many.")?;
-    let (xid, reason) = aborted(shop_call(stage, "order-2", 20, Duration::from_secs(10)).await)?;
+    let order = stage.client.transaction("order-2").tcc().timeout(TIMEOUT);
+    let (xid, reason) = aborted(in_one_call(order, "order-2", 20).execute().await)?;
     if !reason.contains("20 of apple wanted") {
         let expected = "the words of shop/stock: 20 of apple wanted".to_owned();
         return Err(Error::Wrong { what: "the reason".to_owned(), found: reason, expected });
@@ -56,11 +61,11 @@ pub(super) async fn transfer_commits(stage: &mut Stage<'_>) -> Result<Ended, Err
         "Alice, at the north bank, sends 30 coins to Bob, at the south bank. Both prepare, then both commit.",
     )?;
     let entry = |account: &str, amount| Json(Entry { account: account.to_owned(), amount });
-    let transfer = stage.client.transaction("transfer").two_phase();
+    let transfer = stage.client.transaction("transfer").two_phase().timeout(TIMEOUT);
     let transfer = transfer
         .branch(North.participant(), &entry("alice", -30))
         .branch(South.participant(), &entry("bob", 30));
-    let done = complete(transfer.execute().await?)?;
+    let done = complete(&transfer.execute().await?)?;
     stage.say("Committed:")?;
     stage.show(&[North, South])?;
     books.north.balance -= 30;
@@ -92,10 +97,11 @@ pub(super) async fn coordinator_is_killed(stage: &mut Stage<'_>) -> Result<Ended
         stage.pause(service).await?;
     }
     order.commit().await?;
+    stage.comes_to(xid, State::Committing).await?;
     let logs_before = SHOP.map(|service| (service, stage.process(service).log().len()));
     stage.kill_coordinator();
     stage.say(
-        "\"Committed\", it is told: the decision is on disk. And the coordinator is killed (kill -9).",
+        "\"Committed\", it is told: the decision is on disk, though no service knows it. And now the coordinator is killed.",
     )?;
 
     for (service, log_before) in logs_before {
@@ -117,7 +123,7 @@ pub(super) async fn coordinator_is_killed(stage: &mut Stage<'_>) -> Result<Ended
     (books.order.quantity, books.order.amount) = (books.order.quantity + 2, books.order.amount + 6);
     (books.order.in_doubt, books.stock.in_doubt, books.payment.in_doubt) = (0, 0, 0);
     stage.books_become("the commit that was decided before the crash", &books).await?;
-    stage.ends(xid, State::Committed).await?;
+    stage.comes_to(xid, State::Committed).await?;
     stage.say("The coordinator is started again on the same log, reads the decision, and carries it out:")?;
     stage.show(&SHOP)?;
     Ok(Ended { xid, outcome: Committed })
@@ -129,7 +135,7 @@ pub(super) async fn initiator_is_killed(stage: &mut Stage<'_>) -> Result<Ended, 
     process.kill();
     let (quantity, hold) = (initiator::QUANTITY, initiator::RESERVATION.as_secs());
     stage.say(&format!(
-        "A front end reserves {quantity} apples for at most {hold} seconds, and is killed (kill -9) before it can go on:"
+        "A front end reserves {quantity} apples for at most {hold} seconds, and is killed before it can go on:"
     ))?;
     stage.show(&[Stock])?;
     let mut books = opening.clone();
@@ -138,7 +144,7 @@ pub(super) async fn initiator_is_killed(stage: &mut Stage<'_>) -> Result<Ended, 
     stage.books_are("the initiator's end", &books)?;
 
     stage.books_become("the stock that comes back", &opening).await?;
-    stage.ends(xid, State::Aborted).await?;
+    stage.comes_to(xid, State::Aborted).await?;
     stage.say(
         "When the time is up, stock asks the coordinator. Nobody has asked for commit, so the transaction is aborted \
          and the apples are free again:",
@@ -153,18 +159,20 @@ pub(super) async fn partner_hangs(stage: &mut Stage<'_>) -> Result<Ended, Error>
     stage.say(&format!(
         "The payment partner hangs (its process is stopped) while Alice orders 1 apple. Order and stock reserve; \
          payment says nothing, and the transaction's timeout is {} s.",
-        PATIENCE_WITH_PARTNER.as_secs_f32()
+        TIMEOUT_SHORT.as_secs_f32()
     ))?;
-    let (xid, reason) = aborted(shop_call(stage, "order-6", 1, PATIENCE_WITH_PARTNER).await)?;
+    // Not to be kept waiting for the partner's part of the abort.
+    let order = stage.client.transaction("order-6").tcc().timeout(TIMEOUT_SHORT).wait(Wait::Decision);
+    let (xid, reason) = aborted(in_one_call(order, "order-6", 1).execute().await)?;
     stage.books_become("order and stock as before, while payment hangs", &books).await?;
-    stage.ends(xid, State::Aborting).await?;
+    stage.comes_to(xid, State::Aborting).await?;
     stage.say(&format!(
         "Aborted: {reason}. Order and stock are back as they were, while payment still hangs:"
     ))?;
     stage.show(&[Order, Stock])?;
 
     stage.process(Payment).thaw()?;
-    stage.ends(xid, State::Aborted).await?;
+    stage.comes_to(xid, State::Aborted).await?;
     stage.say(
         "Payment wakes up. It finds the late request to reserve, and the one to cancel: no coin has moved.",
     )?;
@@ -173,15 +181,13 @@ pub(super) async fn partner_hangs(stage: &mut Stage<'_>) -> Result<Ended, Error>
     Ok(Ended { xid, outcome: Aborted })
 }
 
-/// An order in one call.
-async fn shop_call(stage: &Stage<'_>, id: &str, quantity: u32, timeout: Duration) -> Result<TxId, Error> {
-    let (order, take, charge) = requests(id, quantity);
-    let call = stage.client.transaction(id).tcc().timeout(timeout);
-    let call = call
-        .branch(Order.participant(), &Json(order))
+/// An order for which the coordinator calls all three services.
+fn in_one_call<'a>(order: NewTransaction<'a>, id: &str, quantity: u32) -> OneCall<'a> {
+    let (order_request, take, charge) = requests(id, quantity);
+    order
+        .branch(Order.participant(), &Json(order_request))
         .branch(Stock.participant(), &Json(take))
-        .branch(Payment.participant(), &Json(charge));
-    complete(call.execute().await?)
+        .branch(Payment.participant(), &Json(charge))
 }
 
 fn requests(id: &str, quantity: u32) -> (participant::Order, Take, Charge) {
@@ -191,7 +197,7 @@ fn requests(id: &str, quantity: u32) -> (participant::Order, Take, Charge) {
 }
 
 /// A commit that every branch has acknowledged.
-fn complete(done: assent_sdk::client::Completed) -> Result<TxId, Error> {
+fn complete(done: &Completed) -> Result<TxId, Error> {
     if done.complete {
         return Ok(done.xid);
     }
@@ -204,13 +210,13 @@ fn complete(done: assent_sdk::client::Completed) -> Result<TxId, Error> {
 }
 
 /// The transaction and the reason of what had to abort.
-fn aborted(ended: Result<TxId, Error>) -> Result<(TxId, String), Error> {
+fn aborted(ended: Result<Completed, assent_sdk::Error>) -> Result<(TxId, String), Error> {
     match ended {
-        Err(Error::Sdk(assent_sdk::Error::Aborted { xid, reason, .. })) => Ok((xid, reason)),
-        Ok(xid) => {
+        Err(assent_sdk::Error::Aborted { xid, reason, .. }) => Ok((xid, reason)),
+        Err(error) => Err(error.into()),
+        Ok(done) => {
             let (found, expected) = ("committed".to_owned(), "aborted".to_owned());
-            Err(Error::Wrong { what: format!("transaction {xid}"), found, expected })
+            Err(Error::Wrong { what: format!("transaction {}", done.xid), found, expected })
         }
-        Err(error) => Err(error),
     }
 }

@@ -132,8 +132,8 @@ impl<'a> Stage<'a> {
         self.until(&self.coordinator.process, what, seen).await
     }
 
-    /// The coordinator must come to say that the transaction has ended so.
-    pub(super) async fn ends(&self, xid: TxId, state: State) -> Result<(), Error> {
+    /// The coordinator must come to say this of the transaction.
+    pub(super) async fn comes_to(&self, xid: TxId, state: State) -> Result<(), Error> {
         let what = format!("{} of transaction {xid}", state.as_str_name());
         let seen = async || {
             Ok(match self.client.get(xid).await {
