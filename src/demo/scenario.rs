@@ -45,8 +45,8 @@ pub(super) async fn order_is_refused(stage: &mut Stage<'_>) -> Result<Ended, Err
     stage.say("Alice orders 20 apples. She can pay for them, but there are not that many.")?;
     let order = stage.client.transaction("order-2").tcc().timeout(TIMEOUT);
     let (xid, reason) = aborted(in_one_call(order, "order-2", 20).execute().await)?;
-    if !reason.contains("20 of apple wanted") {
-        let expected = "the words of shop/stock: 20 of apple wanted".to_owned();
+    if !reason.contains("apple: 20 wanted") {
+        let expected = "the words of shop/stock: apple: 20 wanted".to_owned();
         return Err(Error::Wrong { what: "the reason".to_owned(), found: reason, expected });
     }
     stage.say(&format!("Aborted: {reason}. Nothing is held, nobody has paid:"))?;

@@ -33,7 +33,7 @@ impl Tcc<Sqlite> for Stock {
         let free = db.query_row("SELECT free FROM stock WHERE item = ?1", [&take.item], |row| row.get(0));
         let free: u32 = free.optional()?.unwrap_or(0);
         let Some(left) = free.checked_sub(take.quantity) else {
-            return Err(refuse(format!("{} of {} wanted, {free} in stock", take.quantity, take.item)));
+            return Err(refuse(format!("{}: {} wanted, {free} in stock", take.item, take.quantity)));
         };
         let hold = "UPDATE stock SET free = free - ?2, held = held + ?2 WHERE item = ?1";
         db.execute(hold, (&take.item, take.quantity))?;
