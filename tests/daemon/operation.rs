@@ -1,26 +1,21 @@
 //! The daemon as its operators meet it: started twice, filled up, restored from a backup, told to stop.
 
-#[path = "support/coordinator.rs"]
-mod coordinator;
-#[path = "support/session.rs"]
-mod session;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::coordinator::Coordinator;
+use crate::session::{self, Session, willing, yes};
 use assent_proto::v1 as pb;
 use assent_sdk::client::NewBranch;
 use assent_sdk::memory::Memory;
 use assent_sdk::{Branch, Client, Error, Participant, Result, TwoPhase, Vote, Wait};
-use coordinator::Coordinator;
 use pb::admin_service_client::AdminServiceClient;
 use pb::inquiry_service_client::InquiryServiceClient;
 use pb::transaction_service_client::TransactionServiceClient;
 use pb::two_phase_participant_service_client::TwoPhaseParticipantServiceClient;
-use session::{Session, willing, yes};
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 

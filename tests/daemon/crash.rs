@@ -9,9 +9,6 @@
 //!
 //! `ASSENT_TEST_KILLS=1000` makes it last.
 
-#[path = "support/coordinator.rs"]
-mod coordinator;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -20,11 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::coordinator::Coordinator;
 use assent_proto::v1 as pb;
 use assent_sdk::client::NewBranch;
 use assent_sdk::sqlite::Sqlite;
 use assent_sdk::{Branch, Client, Error, Json, Participant, Protocol, Result, Tcc, TwoPhase, Vote, refuse};
-use coordinator::Coordinator;
 use pb::transaction_service_client::TransactionServiceClient;
 use rusqlite::Transaction;
 use serde::{Deserialize, Serialize};
@@ -203,7 +200,7 @@ impl Shop {
         let protocol = if protocol == Protocol::Tcc { "tcc" } else { "2pc" };
         let role = format!("{name}|{protocol}|{}|{}", self.url, self.file(participant).display());
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "participant_process", "--nocapture"])
+            .args(["--exact", "crash::participant_process", "--nocapture"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
