@@ -63,7 +63,7 @@ impl Transport {
 }
 
 fn not_sent(call: Call, error: &'static str) -> Event {
-    failed(call, SmolStr::new_static(error), FailureKind::Unknown)
+    failed(call, SmolStr::new_static(error), FailureKind::NotSent)
 }
 
 fn failed(call: Call, error: SmolStr, kind: FailureKind) -> Event {

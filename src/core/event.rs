@@ -107,6 +107,8 @@ pub enum Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     Unknown,
+    /// The call was not even sent, so the participant certainly did nothing.
+    NotSent,
     /// The participant does not offer this operation, so it certainly did nothing.
     Unimplemented,
 }

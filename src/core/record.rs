@@ -54,6 +54,10 @@ pub enum What {
         /// Why it aborted; empty for a commit.
         reason: SmolStr,
     },
+    /// No call ever reached the branch, so there is nothing to roll back.
+    Unreached {
+        branch: BranchIndex,
+    },
     /// A branch carried the decision out.
     Acknowledged {
         branch: BranchIndex,
@@ -124,6 +128,7 @@ const HEURISTIC: u8 = 7;
 const RESOLVED: u8 = 8;
 const ENDED: u8 = 9;
 const DELEGATION_DECLINED: u8 = 10;
+const UNREACHED: u8 = 11;
 
 impl Record {
     /// Appends the record to `out`.
@@ -181,6 +186,10 @@ impl Record {
                 head(out, DECIDED);
                 out.push(decision.code());
                 put_text(out, reason);
+            }
+            What::Unreached { branch } => {
+                head(out, UNREACHED);
+                put_varint(out, u64::from(branch.0));
             }
             What::Acknowledged { branch } => {
                 head(out, ACKNOWLEDGED);
@@ -283,6 +292,7 @@ impl Reader<'_> {
             DECIDED => {
                 What::Decided { decision: self.code("decision", Decision::from_code)?, reason: self.text()? }
             }
+            UNREACHED => What::Unreached { branch: self.branch()? },
             ACKNOWLEDGED => What::Acknowledged { branch: self.branch()? },
             HEURISTIC => What::Heuristic {
                 branch: self.branch()?,
@@ -423,6 +433,7 @@ mod tests {
             What::Delegated,
             What::DelegationDeclined,
             What::Decided { decision: Decision::Abort, reason: "größer".into() },
+            What::Unreached { branch },
             What::Acknowledged { branch },
             What::Heuristic { branch, completion: Completion::HeuristicHazard, detail: "?".into() },
             What::Resolved { branch, committed: true, reason: "seen".into() },

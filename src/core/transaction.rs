@@ -78,6 +78,8 @@ pub struct Branch {
     /// Of the last failed call; empty after a success.
     pub last_error: SmolStr,
     pub(super) call: CallState,
+    /// Nothing of it can have come to its participant: not by an initiator, and not by a call of ours.
+    pub(super) untouched: bool,
     /// When the reservation expires at the earliest.
     pub(super) expires: Option<Timestamp>,
     /// When phase one was first called.
@@ -186,6 +188,7 @@ impl Transaction {
             }
             What::DelegationDeclined => self.delegated = false,
             What::Decided { decision, reason } => self.decide(at, decision, reason),
+            What::Unreached { branch } => self.branch_mut(branch).state = BranchState::RolledBack,
             What::Acknowledged { branch } => {
                 let branch = self.branch_mut(branch);
                 branch.state = match branch.state {
@@ -317,6 +320,7 @@ impl Branch {
             attempts: 0,
             last_error: SmolStr::default(),
             call: CallState::Idle,
+            untouched: false,
             expires: None,
             first_called: None,
             payload: Bytes::new(),
@@ -344,6 +348,11 @@ impl Branch {
             | BranchState::HeuristicRollback
             | BranchState::HeuristicHazard => None,
         }
+    }
+
+    /// No call of it can ever have reached its participant.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.untouched && !matches!(self.call, CallState::InFlight { .. })
     }
 
     /// How long until its next attempt; `None` if none is scheduled.
@@ -380,6 +389,7 @@ impl What {
         match self {
             What::Voted { branch, .. }
             | What::Acknowledged { branch }
+            | What::Unreached { branch }
             | What::Heuristic { branch, .. }
             | What::Resolved { branch, .. } => Some(*branch),
             What::Begun { .. }

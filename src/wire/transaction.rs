@@ -131,6 +131,7 @@ fn history_event(tx: &Transaction, record: Record) -> pb::HistoryEvent {
         What::Decided { decision, reason } => {
             ("decided", None, with_reason(decision_word(decision), &reason))
         }
+        What::Unreached { branch } => ("unreached", Some(branch), "there is nothing to roll back".to_owned()),
         What::Acknowledged { branch } => ("acknowledged", Some(branch), String::new()),
         What::Heuristic { branch, detail, .. } => ("heuristic", Some(branch), detail.into()),
         What::Resolved { branch, committed, reason } => {

@@ -49,6 +49,7 @@ impl Turn<'_> {
     pub fn run(&mut self, waiter: Waiter, enlistments: Vec<Enlistment>, wait: Wait) -> Result<(), ()> {
         match self.enlist_all(enlistments) {
             Ok(()) => {
+                self.tx.branches.iter_mut().for_each(|branch| branch.untouched = true);
                 self.attach(waiter, wait);
                 self.start_ending();
                 Ok(())
@@ -288,6 +289,7 @@ impl Turn<'_> {
         self.record(What::Voted { branch: index, vote, reason, reservation_ttl: ttl, class });
         let branch = self.tx.branch_mut(index);
         branch.expires = tcc::expiry(ttl, class, granted);
+        branch.untouched = false;
         branch.reply = reply;
         branch.payload = Bytes::new();
         self.settle(index);
@@ -309,6 +311,7 @@ impl Turn<'_> {
             return;
         }
         branch.last_error = error;
+        branch.untouched &= kind == FailureKind::NotSent;
         let until = self.now.mono + self.desk.settings.backoff.delay(tx, branch.attempts);
         branch.call = CallState::Waiting { until };
         self.desk.wait_for(&branch.participant, tx);
@@ -421,7 +424,12 @@ impl Turn<'_> {
     pub fn due(&mut self) {
         self.abort_if_overdue();
         if self.tx.state() == State::Delegated && self.overdue() {
-            self.answer_waiters(|_any| true);
+            if self.tx.branch(BranchIndex(0)).is_unreached() {
+                self.settle(BranchIndex(0));
+                self.abort(format_smolstr!("no decision within {:?}", self.tx.timeout));
+            } else {
+                self.answer_waiters(|_any| true);
+            }
         }
         if self.tx.decision.is_some() && self.now.mono >= self.answer_by() {
             self.answer_waiters(|_any| true);
@@ -600,11 +608,24 @@ impl Turn<'_> {
     fn decided(&mut self) {
         self.tx.live.decided = self.now.mono;
         self.answer_waiters(|wait| wait == Wait::Decision);
+        self.spare_unreached();
         self.call_pending();
         self.end_if_finished();
         if self.tx.outcome.is_none() && !self.tx.live.waiters.is_empty() {
             let answer_by = self.answer_by();
             self.desk.arm(self.tx, answer_by);
+        }
+    }
+
+    /// Where nothing ever came, nothing is to be rolled back. Otherwise a participant that does not exist would keep
+    /// the transaction open for ever.
+    fn spare_unreached(&mut self) {
+        for index in self.tx.indexes() {
+            let branch = self.tx.branch(index);
+            if branch.state == BranchState::RollingBack && branch.is_unreached() {
+                self.record(What::Unreached { branch: index });
+                self.settle(index);
+            }
         }
     }
 

@@ -58,7 +58,7 @@ impl Stage {
     /// enlist A stock(id=x,prepared)     commit A [wait=decision] [branches]    abort A [wait=decision] [because ..]
     /// A/1 votes prepared [granted=3s] [autonomous] [reply=x] [replica=7]      A/1 votes read-only      A/1 refuses: why
     /// A/1 done [reply=x]    A/1 unknown-branch    A/1 heuristic-commit|heuristic-rollback|hazard [: why]
-    /// A/1 fails: why        A/1 does not offer it       A/1 commit done        (about an operation other than the last)
+    /// A/1 fails: why        A/1 does not offer it   A/1 cannot be reached       A/1 commit done        (about an operation other than the last)
     /// inquire A/1 [expired]       inquire known-life|foreign         wake stock
     /// resolve A/1 committed|rolled-back [because ..]     retry A     forget A
     /// +10s                        time passes            +10s unnoticed          and nobody looks at the timers yet
@@ -481,6 +481,7 @@ fn report(said: &str) -> Report {
         "heuristic-rollback" => completed(Completion::HeuristicRollback),
         "hazard" => completed(Completion::HeuristicHazard),
         "fails" => Report::Failed { error: detail.into(), kind: FailureKind::Unknown },
+        "cannot" => Report::Failed { error: "it is not connected".into(), kind: FailureKind::NotSent },
         "does" => Report::Failed { error: "unimplemented".into(), kind: FailureKind::Unimplemented },
         other => panic!("a branch does not say {other:?}"),
     }

@@ -43,6 +43,7 @@ pub(super) fn what(what: &What) -> String {
         What::Delegated => "delegated".into(),
         What::DelegationDeclined => "delegation declined".into(),
         What::Decided { decision, reason } => format!("decided {}{}", spaced(decision), colon(reason)),
+        What::Unreached { branch } => format!("unreached {}", at(branch.0)),
         What::Acknowledged { branch } => format!("acknowledged {}", at(branch.0)),
         What::Heuristic { branch, completion, detail } => {
             format!("heuristic {} {}{}", at(branch.0), completion_word(*completion), colon(detail))
