@@ -6,6 +6,7 @@
 mod client;
 mod completions;
 mod config;
+mod demo;
 mod exit;
 mod explain;
 mod health;
@@ -87,6 +88,9 @@ enum Command {
     /// `server.drain_timeout`; then it exits with 0. A second one exits at once, with 1, because work was left behind.
     /// That is safe: the next start finishes it.
     Serve(serve::Serve),
+    /// Watch it work: a shop and two banks, crashes included, in ten seconds
+    #[command(long_about = demo::ABOUT)]
+    Demo(demo::Demo),
     /// Look at transactions, run them, and settle those that need it
     #[command(subcommand)]
     Tx(tx::Tx),
@@ -121,6 +125,7 @@ impl Cli {
         let global = &self.global;
         match self.command {
             Command::Serve(serve) => serve.run(global),
+            Command::Demo(demo) => demo.run(global, output),
             Command::Tx(tx) => block_on(async { tx.run(&Client::connect(global).await?, output).await }),
             Command::Health(health) => {
                 block_on(async { health.run(&Client::connect(global).await?, output).await })

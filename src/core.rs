@@ -27,9 +27,15 @@
 
 mod engine;
 mod event;
+#[cfg(test)]
+mod harness;
 mod id;
+#[cfg(test)]
+mod properties;
 mod record;
 mod retry;
+#[cfg(test)]
+mod scenarios;
 mod tcc;
 mod time;
 mod transaction;

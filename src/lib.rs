@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod core;
+pub mod demo;
 pub mod server;
 pub mod store;
 pub mod transport;

@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Doubles from `first` up to `max`, and takes off up to half at random so that many who failed together do not come
 /// back together.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,11 @@ impl Backoff {
             / f64::from(u32::MAX);
         whole.mul_f64(1.0 - fraction / 2.0)
     }
+}
+
+/// A time to come, however far it is: what the clock cannot count is 30 years.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 3600))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ mod tests {
         for _ in 0..3 {
             send.send(BATCH_BYTES_MAX).await.unwrap();
         }
-        for _ in 0..BATCH_ITEMS_MAX + 1 {
+        for _ in 0..=BATCH_ITEMS_MAX {
             send.send(0).await.unwrap();
         }
         drop(send);

@@ -59,6 +59,7 @@ use self::pipeline::{Answered, Pipeline, Trouble};
 use self::result::conclude;
 pub use self::result::{Completed, CompletedBranch};
 pub use self::transaction::Transaction;
+use crate::backoff::later;
 use crate::branch::Protocol;
 use crate::error::{Error, Result};
 use crate::participant::{endpoint, random_id};
@@ -123,7 +124,7 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] where that is no address.
     pub fn connect(coordinator: impl Into<String>) -> Result<Client, Error> {
-        let endpoint = endpoint(coordinator.into())?;
+        let endpoint = endpoint(&coordinator.into())?;
         let unary = TransactionServiceClient::new(endpoint.connect_lazy());
         Ok(Client { pipeline: Pipeline::new(endpoint), unary })
     }
@@ -230,7 +231,7 @@ impl<'a> NewTransaction<'a> {
     /// # Errors
     /// [`Error::Unavailable`] where the coordinator cannot be reached, [`Error::Rejected`] where it says no.
     pub async fn begin(self) -> Result<Transaction, Error> {
-        let deadline = Instant::now() + self.timeout + GRACE;
+        let deadline = later(Instant::now(), self.timeout.saturating_add(GRACE));
         let call = Call::Begin(pb::BeginRequest {
             protocol: self.protocol.to_pb().into(),
             label: self.label,
@@ -248,29 +249,29 @@ impl<'a> NewTransaction<'a> {
 
     /// Adds a branch: what the participant is asked to do.
     pub fn branch(self, participant: impl Into<String>, request: &impl Encode) -> OneCall<'a> {
-        self.add(NewBranch::of(participant, request))
+        self.with_branch(NewBranch::of(participant, request))
     }
 
     /// Adds a branch with settings of its own.
-    pub fn add(self, branch: NewBranch) -> OneCall<'a> {
-        OneCall { transaction: self, branches: Ok(Vec::new()) }.add(branch)
+    pub fn with_branch(self, branch: NewBranch) -> OneCall<'a> {
+        OneCall { transaction: self, branches: Ok(Vec::new()) }.with_branch(branch)
     }
 
     /// In one call, without a branch so far.
     pub fn branches(self, branches: impl IntoIterator<Item = NewBranch>) -> OneCall<'a> {
         let call = OneCall { transaction: self, branches: Ok(Vec::new()) };
-        branches.into_iter().fold(call, OneCall::add)
+        branches.into_iter().fold(call, OneCall::with_branch)
     }
 }
 
 impl OneCall<'_> {
     /// Adds a branch: what the participant is asked to do.
     pub fn branch(self, participant: impl Into<String>, request: &impl Encode) -> Self {
-        self.add(NewBranch::of(participant, request))
+        self.with_branch(NewBranch::of(participant, request))
     }
 
     /// Adds a branch with settings of its own.
-    pub fn add(self, branch: NewBranch) -> Self {
+    pub fn with_branch(self, branch: NewBranch) -> Self {
         let branches = self.branches.and_then(|mut branches| {
             branches.push(branch.into_spec()?);
             Ok(branches)
@@ -299,7 +300,7 @@ impl OneCall<'_> {
             branches: branches?,
             wait: wait.to_pb().into(),
         });
-        match client.pipeline.call(call, Instant::now() + timeout + GRACE).await {
+        match client.pipeline.call(call, later(Instant::now(), timeout.saturating_add(GRACE))).await {
             Ok(Answered { answer: Answer::Run(done), .. }) => conclude(done.result, None, &request_id),
             Ok(_) | Err(Trouble::Lost) => Err(Error::Unknown { xid: None, request_id }),
             Err(Trouble::Error { error, sent_before }) if may_be_done(&error, sent_before) => {
@@ -313,7 +314,7 @@ impl OneCall<'_> {
 impl NewBranch {
     /// What the participant is asked to do.
     pub fn of(participant: impl Into<String>, request: &impl Encode) -> NewBranch {
-        let (payload, unreadable) = match request.encode() {
+        let (payload, unreadable) = match request.to_bytes() {
             Ok(payload) => (payload, None),
             Err(error) => (Bytes::new(), Some(error.to_string())),
         };

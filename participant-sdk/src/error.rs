@@ -37,9 +37,9 @@ pub fn refuse(reason: impl Into<String>) -> Failure {
 }
 
 impl Failure {
-    /// Trouble in words, where there is no error value to hand on.
-    pub fn again(trouble: impl Into<String>) -> Failure {
-        Failure(Kind::Again(trouble.into().into()))
+    /// Trouble where `?` does not do: in words, or an error in a box or of `anyhow`.
+    pub fn again(trouble: impl Into<BoxError>) -> Failure {
+        Failure(Kind::Again(trouble.into()))
     }
 
     /// The reason, if this is a business no.

@@ -165,18 +165,20 @@ fn state(local: &mut impl Local, row: Option<&Row>, branch: &Branch, cluster: &C
 
 /// The request of a phase one. One that cannot be read is refused: repeating the call would not mend it.
 pub(crate) fn read_new<T: Decode>(request: Bytes) -> Result<T> {
-    T::decode(request).map_err(|error| refuse(format!("the request cannot be read: {error}")))
+    T::from_bytes(request).map_err(|error| refuse(format!("the request cannot be read: {error}")))
 }
 
 /// The same request in phase two, where there is no way back: it is trouble, and the call comes again.
 pub(crate) fn read_kept<T: Decode>(request: Bytes) -> Result<T> {
-    T::decode(request)
+    T::from_bytes(request)
         .map_err(|error| crate::Failure::again(format!("the kept request cannot be read: {error}")))
 }
 
 pub(crate) fn write_reply<T: Encode>(vote: &Vote<T>) -> Result<Vote<Bytes>> {
     let write = |reply: &T| {
-        reply.encode().map_err(|error| crate::Failure::again(format!("the reply cannot be written: {error}")))
+        reply
+            .to_bytes()
+            .map_err(|error| crate::Failure::again(format!("the reply cannot be written: {error}")))
     };
     Ok(match vote {
         Vote::Prepared(reply) => Vote::Prepared(write(reply)?),

@@ -33,6 +33,7 @@ use self::link::Link;
 use self::session::Session;
 use crate::backoff::Backoff;
 use crate::branch::ParticipantName;
+use crate::context::ExtractLayer;
 use crate::error::{Error, Result};
 use crate::resource::{AnyResource, ReservationClass, Resource};
 
@@ -208,7 +209,7 @@ impl Builder {
         reason = "it spawns, so it must be called within a runtime; await shows that"
     )]
     pub async fn connect(self, coordinator: impl Into<String>) -> Result<Participant, Error> {
-        let endpoint = endpoint(coordinator.into())?;
+        let endpoint = endpoint(&coordinator.into())?;
         let engine = engine(&self.name, self.resource, self.rules, self.inquire_after)?;
         let link = Arc::new(Link::default());
         let (stop, stopped) = watch::channel(false);
@@ -240,7 +241,7 @@ impl Builder {
         let (asking, asker, way) = match &self.inquire_at {
             None => (Asking::Nobody, Asker::Nobody, Way::Nobody),
             Some(coordinator) => {
-                let channel: Channel = endpoint(coordinator.clone())?.connect_lazy();
+                let channel: Channel = endpoint(coordinator)?.connect_lazy();
                 let enlisting = TransactionServiceClient::new(channel.clone());
                 (Asking::Coordinator, Asker::unary(channel), Way::Unary(enlisting))
             }
@@ -302,13 +303,14 @@ async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .layer(ExtractLayer)
         .add_service(
             TwoPhaseParticipantServiceServer::new(dialled.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(TccParticipantServiceServer::new(dialled).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            stopped(&mut stop_server).await
+            stopped(&mut stop_server).await;
         });
     let bound = async {
         stopped(&mut stop).await;
@@ -335,8 +337,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_REPLIES: Duration = Duration::from_millis(200);
 
 /// A coordinator's address with what every channel must have: without keep-alive a half-open connection hangs for ever.
-pub(crate) fn endpoint(url: String) -> Result<Endpoint, Error> {
-    let endpoint = Endpoint::from_shared(url.clone())
+pub(crate) fn endpoint(url: &str) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
         .ok()
         .filter(|endpoint| endpoint.uri().scheme_str() == Some("http") && endpoint.uri().host().is_some());
     let endpoint = endpoint.ok_or_else(|| {

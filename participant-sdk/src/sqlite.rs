@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The SQLite library that handlers speak to, in the version that this crate is built with.
+pub use rusqlite;
 use rusqlite::{Connection, Transaction};
 
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};

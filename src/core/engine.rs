@@ -1,5 +1,7 @@
 //! All transactions of one shard.
 
+#[cfg(test)]
+mod check;
 mod turn;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -10,7 +12,7 @@ use smol_str::SmolStr;
 
 use self::turn::Turn;
 use super::event::{
-    Action, Answer, BeginSpec, BranchSpec, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
+    Action, Answer, BeginSpec, BranchSpec, Durability, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
 };
 use super::id::{Epoch, ParticipantName, RequestId, Shard, TxId, TxIdSource, TxOrder};
 use super::record::{DecodeError, What};
@@ -79,6 +81,9 @@ pub struct Counts {
 
 /// How many transactions one call of [`Engine::list`] looks at: bounded, because others wait meanwhile.
 const LIST_SCAN_MAX: usize = 20_000;
+
+/// How many transactions one call of [`Engine::evict`] forgets, for the same reason.
+const EVICT_MAX: usize = 1_000;
 
 impl Engine {
     pub fn new(settings: EngineSettings, epoch: Epoch, shard: Shard, life_tag: u32) -> Engine {
@@ -164,7 +169,8 @@ impl Engine {
     /// When there is something to do without an event.
     pub fn next_due(&self) -> Option<Timestamp> {
         let timer = self.desk.timers.first().map(|(at, _)| *at);
-        let eviction = self.retained.front().map(|(at, _)| *at);
+        let too_many = self.retained.len() > self.desk.settings.retention_max;
+        let eviction = self.retained.front().map(|(at, _)| if too_many { Timestamp::ZERO } else { *at });
         [timer, eviction].into_iter().flatten().min()
     }
 
@@ -180,12 +186,14 @@ impl Engine {
         Some(tx)
     }
 
-    /// Forgets ended transactions past their retention.
+    /// Forgets ended transactions past their retention; if many, not all at once: then [`Engine::next_due`] is now.
     pub fn evict(&mut self, now: Timestamp) -> Step {
         let mut step = Step::default();
-        while let Some(&(at, tx)) = self.retained.front()
-            && (at <= now || self.retained.len() > self.desk.settings.retention_max)
-        {
+        for _ in 0..EVICT_MAX {
+            let Some(&(at, tx)) = self.retained.front() else { break };
+            if at > now && self.retained.len() <= self.desk.settings.retention_max {
+                break;
+            }
             self.retained.pop_front();
             self.drop_ended(tx, &mut step);
         }
@@ -206,7 +214,7 @@ impl Engine {
         if transaction.outcome.is_none() {
             self.desk.active += 1;
             self.open.push_back(id);
-        } else if !transaction.outcome.is_some_and(Outcome::is_heuristic) {
+        } else if transaction.outcome.is_some_and(is_clean) {
             let ended_at = transaction.ended_at.unwrap_or(transaction.begun_at);
             let age = Duration::from_millis(now.wall.0.saturating_sub(ended_at.0));
             let rest = self.desk.settings.retention.saturating_sub(age);
@@ -323,9 +331,11 @@ impl Engine {
                     refused = turn.run(waiter, enlistments, wait).is_err();
                 });
                 if refused {
-                    self.transactions.remove(&tx);
+                    // It never was: nothing of it is written or shown.
+                    *step = Step { then: std::mem::take(&mut step.then), ..Step::default() };
+                    step.then.retain(|action| matches!(action, Action::Answer { .. }));
                     self.desk.active -= 1;
-                    self.requests.retain(|_, id| *id != tx);
+                    self.remove(tx);
                 }
             }
         }
@@ -394,27 +404,33 @@ impl Engine {
     fn turn(&mut self, now: Now, tx: TxId, step: &mut Step, take: impl FnOnce(&mut Turn<'_>)) -> bool {
         let Some(transaction) = self.transactions.get_mut(&tx) else { return false };
         step.subject = Some(tx);
-        let was_open = transaction.outcome.is_none();
+        let before = transaction.outcome;
         let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
         take(&mut turn);
-        if let Some(durability) = turn.persist {
+        let persist = turn.persist;
+        let news = transaction.history.len() > transaction.live.logged;
+        if let Some(durability) = persist
+            && (news || durability == Durability::Forced)
+        {
+            transaction.live.logged = transaction.history.len();
             step.log.push(LogWrite::Put { tx, value: Bytes::copy_from_slice(&transaction.history) });
             step.durability = step.durability.max(durability);
         }
         if self.desk.watched {
             step.then.push(Action::Publish(Box::new(transaction.clone())));
         }
-        if was_open && let Some(outcome) = transaction.outcome {
-            self.ended(now, tx, outcome, step);
+        let after = transaction.outcome;
+        if before.is_none() && after.is_some() {
+            self.desk.active -= 1;
+        }
+        // An operator may have settled what was heuristic.
+        if !before.is_some_and(is_clean) && after.is_some_and(is_clean) {
+            self.retain(now, tx, step);
         }
         true
     }
 
-    fn ended(&mut self, now: Now, tx: TxId, outcome: Outcome, step: &mut Step) {
-        self.desk.active -= 1;
-        if outcome.is_heuristic() {
-            return;
-        }
+    fn retain(&mut self, now: Now, tx: TxId, step: &mut Step) {
         if self.desk.settings.retention.is_zero() {
             self.drop_ended(tx, step);
         } else {
@@ -429,7 +445,7 @@ impl Engine {
                 step.subject = Some(tx);
                 self.retained.retain(|(_, id)| *id != tx);
                 self.drop_ended(tx, step);
-                step.durability = super::Durability::Forced;
+                step.durability = Durability::Forced;
                 Answer::Forgotten
             }
             Some(state) => Answer::Rejected(Rejection::WrongState {
@@ -442,13 +458,17 @@ impl Engine {
     }
 
     fn drop_ended(&mut self, tx: TxId, step: &mut Step) {
-        let Some(transaction) = self.transactions.remove(&tx) else { return };
+        if self.remove(tx).is_some_and(|transaction| transaction.live.stored) {
+            step.log.push(LogWrite::Remove { tx });
+        }
+    }
+
+    fn remove(&mut self, tx: TxId) -> Option<Transaction> {
+        let transaction = self.transactions.remove(&tx)?;
         if let Some(request) = &transaction.request {
             self.requests.remove(&request.id);
         }
-        if transaction.live.stored {
-            step.log.push(LogWrite::Remove { tx });
-        }
+        Some(transaction)
     }
 }
 
@@ -487,6 +507,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// Nobody needs to look at it, so it is forgotten in time.
+fn is_clean(outcome: Outcome) -> bool {
+    !outcome.is_heuristic()
 }
 
 /// Why a reservation forbids to confirm.

@@ -50,6 +50,8 @@ pub(super) struct Live {
     pub preparing: bool,
     /// The log has a value for it.
     pub stored: bool,
+    /// How many bytes of its history the log was given.
+    pub logged: usize,
     /// When it was decided here.
     pub decided: Timestamp,
     /// Those who asked for the end and have no answer.
@@ -129,8 +131,9 @@ impl Transaction {
             }
             tx.apply(record);
         }
-        tx.history = history;
         tx.live.stored = true;
+        tx.live.logged = history.len();
+        tx.history = history;
         Ok(tx)
     }
 

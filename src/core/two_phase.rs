@@ -7,7 +7,8 @@
 //! committed answers that it has, and any other is rolled back for good.
 //!
 //! A coordinator that restarts has forgotten a delegated transaction, which harms nobody: no other branch hangs on it.
-//! Only where the initiator gave a request id, and so may ask again for the same transaction, is it made durable first.
+//! Only where the initiator gave a request id, and so may ask again for the same transaction, or where the log has its
+//! enlistment already, and so a restart would take it for undecided, is it made durable first.
 
 use super::transaction::Transaction;
 use super::words::{BranchState, Completion, Decision, Operation, Protocol};

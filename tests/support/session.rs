@@ -1,5 +1,7 @@
 //! A participant that is always willing: it keeps a session and says yes to every call.
 
+use std::collections::VecDeque;
+
 use assent_proto::v1 as pb;
 use pb::call_reply::Result as Told;
 use pb::participant_session_service_client::ParticipantSessionServiceClient;
@@ -16,6 +18,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub struct Session {
     pub requests: mpsc::UnboundedSender<pb::SessionRequest>,
     pub responses: Streaming<pb::SessionResponse>,
+    /// Calls that came in one message with the last one taken.
+    calls: VecDeque<pb::Call>,
 }
 
 impl Session {
@@ -34,7 +38,7 @@ impl Session {
         let mut client = ParticipantSessionServiceClient::new(channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let responses = client.session(UnboundedReceiverStream::new(sent)).await?.into_inner();
-        Ok(Session { requests, responses })
+        Ok(Session { requests, responses, calls: VecDeque::new() })
     }
 
     pub fn send(&self, request: pb::SessionRequest) {
@@ -55,18 +59,23 @@ impl Session {
     /// The next call that comes.
     pub async fn call(&mut self) -> pb::Call {
         loop {
-            let response = self.responses.message().await.expect("the session goes on");
-            if let Some(call) = response.expect("the session goes on").calls.into_iter().next() {
+            if let Some(call) = self.calls.pop_front() {
                 return call;
             }
+            let response = self.responses.message().await.expect("the session goes on");
+            self.calls.extend(response.expect("the session goes on").calls);
         }
     }
 
     /// Answers every call as it should be answered, until the session ends.
     pub async fn be_willing(mut self) {
-        while let Ok(Some(response)) = self.responses.message().await {
-            for call in response.calls {
+        loop {
+            for call in std::mem::take(&mut self.calls) {
                 self.reply(&call, yes(call.operation()));
+            }
+            match self.responses.message().await {
+                Ok(Some(response)) => self.calls.extend(response.calls),
+                Ok(None) | Err(_) => return,
             }
         }
     }

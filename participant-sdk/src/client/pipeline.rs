@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, later};
 use crate::batch::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, next_batch};
 use crate::participant::MESSAGE_BYTES_MAX;
 
@@ -82,7 +82,7 @@ impl Pipeline {
                 Err(Trouble::Error { error, sent_before: again }) => {
                     sent_before |= again;
                     let wait = AGAIN.delay(attempt).max(Duration::from_millis(error.retry_delay_ms));
-                    let next = Instant::now() + wait;
+                    let next = later(Instant::now(), wait);
                     if !is_busy(&error) || next >= deadline {
                         return Err(Trouble::Error { error, sent_before });
                     }
@@ -252,7 +252,7 @@ impl Carrier {
         let (mut calls, mut bytes) = (Vec::new(), 0);
         while calls.len() < BATCH_ITEMS_MAX && bytes < BATCH_BYTES_MAX {
             let Some(job) = self.unsent.pop_front() else { break };
-            if !job.fate.send() {
+            if job.caller.is_closed() || !job.fate.send() {
                 continue;
             }
             let call = pb::PipelineCall { call_id: self.next_call, call: Some(job.call.clone()) };

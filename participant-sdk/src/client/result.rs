@@ -34,27 +34,22 @@ impl Completed {
     /// # Errors
     /// [`Error::Invalid`] where no branch or several bear the name, or where the reply is of another type.
     pub fn reply<T: Decode>(&self, name: &str) -> Result<T, Error> {
-        let by_id = self.branches.iter().find(|branch| branch.id == name);
-        let branch = match by_id {
-            Some(branch) => branch,
-            None => {
-                let mut named = self.branches.iter().filter(|branch| branch.participant == name);
-                match (named.next(), named.next()) {
-                    (Some(branch), None) => branch,
-                    (None, _) => {
-                        return Err(Error::Invalid(format!(
-                            "transaction {} has no branch {name:?}",
-                            self.xid
-                        )));
-                    }
-                    (Some(_), Some(_)) => {
-                        let hint = "name the branch by its id";
-                        return Err(Error::Invalid(format!("{name:?} has several branches; {hint}")));
-                    }
-                }
+        self.branch(name)?.reply()
+    }
+
+    /// The branch with this id, or else the only one of this participant.
+    fn branch(&self, name: &str) -> Result<&CompletedBranch, Error> {
+        if let Some(branch) = self.branches.iter().find(|branch| branch.id == name) {
+            return Ok(branch);
+        }
+        let mut named = self.branches.iter().filter(|branch| branch.participant == name);
+        match (named.next(), named.next()) {
+            (Some(branch), None) => Ok(branch),
+            (None, _) => Err(Error::Invalid(format!("transaction {} has no branch {name:?}", self.xid))),
+            (Some(_), Some(_)) => {
+                Err(Error::Invalid(format!("{name:?} has several branches; name one by its id")))
             }
-        };
-        branch.reply()
+        }
     }
 }
 
@@ -64,7 +59,7 @@ impl CompletedBranch {
     /// # Errors
     /// [`Error::Invalid`] where it is of another type.
     pub fn reply<T: Decode>(&self) -> Result<T, Error> {
-        T::decode(self.reply.clone()).map_err(|error| {
+        T::from_bytes(self.reply.clone()).map_err(|error| {
             Error::Invalid(format!("the reply of {} cannot be read: {error}", self.participant))
         })
     }

@@ -156,15 +156,12 @@ impl Transaction {
     async fn end(&mut self, reason: String) -> Option<Error> {
         self.ended = true;
         let call = abort_call(self.xid, reason, self.wait);
-        match self.pipeline.call(call, Instant::now() + ABORT_TIMEOUT).await {
-            Ok(Answered { answer: Answer::Abort(done), .. }) => {
-                conclude(done.result, Some(self.xid), &self.request_id).err()
-            }
-            Ok(_) | Err(_) => {
-                tracing::debug!(xid = %self.xid, "the abort was not answered; the timeout will do it");
-                None
-            }
+        let answered = self.pipeline.call(call, Instant::now() + ABORT_TIMEOUT).await;
+        if let Ok(Answered { answer: Answer::Abort(done), .. }) = answered {
+            return conclude(done.result, Some(self.xid), &self.request_id).err();
         }
+        tracing::debug!(xid = %self.xid, "the abort was not answered; the timeout will do it");
+        None
     }
 }
 
@@ -188,8 +185,6 @@ impl fmt::Debug for Transaction {
     }
 }
 
-fn abort_call(xid: TxId, mut reason: String, wait: Wait) -> Call {
-    // The coordinator keeps 1 KiB of it.
-    reason.truncate(reason.floor_char_boundary(1024));
+fn abort_call(xid: TxId, reason: String, wait: Wait) -> Call {
     Call::Abort(pb::AbortRequest { xid: xid.to_string(), reason, wait: wait.to_pb().into() })
 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::engine::{Asked, Engine, completion, refused, ttl};
 use crate::branch::{Branch, ClusterId, Protocol};
-use crate::context::{self, Context};
+use crate::context;
 use crate::error::Result;
 
 /// One engine, dialled.
@@ -49,9 +49,11 @@ impl Dialled {
         Fut: Future<Output = Result<T>> + Send,
     {
         let engine = Arc::clone(&self.0);
+        // Within the caller's trace, which the server's layer has read.
+        let context = context::for_transaction(branch.xid());
         let work = async move {
             let _permit = engine.permit().await;
-            context::scope(Context::new(branch.xid()), work(Arc::clone(&engine))).await
+            context::scope(context, work(Arc::clone(&engine))).await
         };
         match tokio::spawn(work).await {
             Ok(Ok(done)) => Ok(done),

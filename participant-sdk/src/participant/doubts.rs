@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, later};
 use crate::branch::Branch;
 use crate::resource::{Reservation, ReservationClass};
 
@@ -54,7 +54,7 @@ impl Doubts {
         // A time to live beyond what the clock can count never expires.
         let expires = reservation.and_then(|held| Some((now.checked_add(held.ttl)?, held.class)));
         let mut entry = Entry { due: now, expires, asked: 0 };
-        entry.due = entry.not_past_expiry(now, now + self.patience);
+        entry.due = entry.not_past_expiry(now, later(now, self.patience));
         self.queue.insert((entry.due, branch.clone()));
         self.entries.insert(branch, entry);
     }
@@ -135,14 +135,14 @@ mod tests {
         Branch::new(xid, id.parse::<BranchId>().unwrap(), "shop/stock".parse().unwrap())
     }
 
-    fn held(ttl: Duration, class: ReservationClass) -> Option<Reservation> {
-        Some(Reservation { ttl, class })
+    fn held(ttl: Duration, class: ReservationClass) -> Reservation {
+        Reservation { ttl, class }
     }
 
     #[tokio::test(start_paused = true)]
     async fn reservation_is_asked_about_as_expired_at_its_expiry_and_not_before() {
         let (mut doubts, start) = (doubts(), Instant::now());
-        doubts.add(branch("a"), held(3 * SECOND, ReservationClass::Cooperative), start);
+        doubts.add(branch("a"), Some(held(3 * SECOND, ReservationClass::Cooperative)), start);
         assert_eq!(doubts.take_due(start + 3 * SECOND - Duration::from_nanos(1), 10), []);
         let asked = [Due::Ask { branch: branch("a"), expired: true }];
         assert_eq!(doubts.take_due(start + 3 * SECOND, 10), asked);
@@ -159,14 +159,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn autonomous_reservation_is_cancelled_at_its_expiry() {
         let (mut doubts, start) = (doubts(), Instant::now());
-        doubts.add(branch("a"), held(30 * SECOND, ReservationClass::Autonomous), start);
+        doubts.add(branch("a"), Some(held(30 * SECOND, ReservationClass::Autonomous)), start);
         let mut now = start;
         while now < start + 30 * SECOND {
             now = doubts.next().unwrap();
             for due in doubts.take_due(now, 10) {
-                let expected = match now < start + 30 * SECOND {
-                    true => Due::Ask { branch: branch("a"), expired: false },
-                    false => Due::Cancel(branch("a")),
+                let expected = if now < start + 30 * SECOND {
+                    Due::Ask { branch: branch("a"), expired: false }
+                } else {
+                    Due::Cancel(branch("a"))
                 };
                 assert_eq!(due, expected);
             }
@@ -187,8 +188,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn repeated_try_does_not_rearm_the_timer() {
         let (mut doubts, start) = (doubts(), Instant::now());
-        doubts.add(branch("a"), held(5 * SECOND, ReservationClass::Cooperative), start);
-        doubts.add(branch("a"), held(5 * SECOND, ReservationClass::Cooperative), start + 4 * SECOND);
+        doubts.add(branch("a"), Some(held(5 * SECOND, ReservationClass::Cooperative)), start);
+        doubts.add(branch("a"), Some(held(5 * SECOND, ReservationClass::Cooperative)), start + 4 * SECOND);
         assert_eq!(doubts.next(), Some(start + 5 * SECOND));
     }
 
@@ -196,7 +197,11 @@ mod tests {
     async fn after_a_reconnect_everything_is_asked_about_in_bounded_portions() {
         let (mut doubts, start) = (doubts(), Instant::now());
         for n in 0..25 {
-            doubts.add(branch(&format!("b{n}")), held(60 * SECOND, ReservationClass::Cooperative), start);
+            doubts.add(
+                branch(&format!("b{n}")),
+                Some(held(60 * SECOND, ReservationClass::Cooperative)),
+                start,
+            );
         }
         doubts.all_due(start);
         let portions: Vec<usize> = (0..4).map(|_| doubts.take_due(start, 10).len()).collect();
@@ -206,7 +211,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn endless_time_to_live_never_expires() {
         let (mut doubts, start) = (doubts(), Instant::now());
-        doubts.add(branch("a"), held(Duration::MAX, ReservationClass::Autonomous), start);
+        doubts.add(branch("a"), Some(held(Duration::MAX, ReservationClass::Autonomous)), start);
         assert_eq!(doubts.take_due(start + PATIENCE, 10), [Due::Ask { branch: branch("a"), expired: false }]);
     }
 }

@@ -126,7 +126,7 @@ impl Join<'_> {
         let Join { handle, xid, branch_id, ttl } = self;
         let branch = Branch::new(xid, branch_id.parse()?, handle.engine.name().clone());
         let request = request
-            .encode()
+            .to_bytes()
             .map_err(|error| Error::Invalid(format!("the request cannot be written: {error}")))?;
         Ok((handle.clone(), Work { branch, request, ttl }))
     }
@@ -143,7 +143,7 @@ impl Joined {
     /// # Errors
     /// [`Error::Invalid`] where the reply is of another type.
     pub fn reply<T: Decode>(&self) -> Result<T, Error> {
-        T::decode(self.reply.clone())
+        T::from_bytes(self.reply.clone())
             .map_err(|error| Error::Invalid(format!("the reply of {} cannot be read: {error}", self.branch)))
     }
 }

@@ -97,28 +97,41 @@ impl Session {
         let welcome =
             first.welcome.take().ok_or_else(|| Failure::again("the coordinator said no welcome"))?;
         tracing::info!(cluster = welcome.cluster_id, epoch = welcome.epoch, "session open");
-        Ok(Open { incoming, outgoing, first, cluster: ClusterId::from(welcome.cluster_id.as_str()) })
+        let caller = Caller {
+            cluster: ClusterId::from(welcome.cluster_id.as_str()),
+            // A coordinator that names no limit has none that we know of.
+            reply_bytes_max: match usize::try_from(welcome.max_payload_bytes) {
+                Ok(0) | Err(_) => usize::MAX,
+                Ok(max) => max,
+            },
+        };
+        Ok(Open { incoming, outgoing, first, caller })
     }
 
     /// Serves the stream until it breaks (`Err`) or the participant is told to stop and has drained (`Ok`).
     async fn serve(&self, open: Open) -> Result<(), Status> {
-        let Open { mut incoming, outgoing, first, cluster } = open;
-        self.engine.learn_cluster(&cluster);
+        let Open { mut incoming, outgoing, first, caller } = open;
+        self.engine.learn_cluster(&caller.cluster);
         self.link.opened(outgoing.clone());
         let loading = AbortOnDrop(tokio::spawn(hand_over_doubts(Arc::clone(&self.engine))));
-        self.take(first, &cluster, &outgoing).await;
         let mut stop = self.stop.clone();
+        let mut next = first;
         loop {
+            // Taking a message may have to wait for calls in flight, and they may hang.
+            tokio::select! {
+                () = self.take(next, &caller, &outgoing) => {}
+                () = stopped(&mut stop) => break,
+            }
             tokio::select! {
                 message = incoming.message() => {
                     let message = message?.ok_or_else(|| Status::unavailable("the coordinator closed the session"))?;
-                    self.take(message, &cluster, &outgoing).await;
+                    next = message;
                 }
                 () = stopped(&mut stop) => break,
             }
         }
         drop(loading);
-        self.drain(incoming, outgoing, &cluster).await;
+        self.drain(incoming, outgoing, &caller).await;
         Ok(())
     }
 
@@ -127,7 +140,7 @@ impl Session {
         &self,
         mut incoming: Streaming<pb::SessionResponse>,
         outgoing: mpsc::Sender<Outgoing>,
-        cluster: &ClusterId,
+        caller: &Caller,
     ) {
         // The other end being gone is as good as drained.
         let _ = outgoing.send(Outgoing::Draining).await;
@@ -137,7 +150,7 @@ impl Session {
                     biased;
                     () = self.engine.idle() => return,
                     message = incoming.message() => match message {
-                        Ok(Some(message)) => self.take(message, cluster, &outgoing).await,
+                        Ok(Some(message)) => self.take(message, caller, &outgoing).await,
                         Ok(None) | Err(_) => return,
                     },
                 }
@@ -154,12 +167,7 @@ impl Session {
 
     /// Takes one message. Calls go to tasks of their own; while too many are in flight, this waits, and so the coordinator
     /// does.
-    async fn take(
-        &self,
-        message: pb::SessionResponse,
-        cluster: &ClusterId,
-        outgoing: &mpsc::Sender<Outgoing>,
-    ) {
+    async fn take(&self, message: pb::SessionResponse, caller: &Caller, outgoing: &mpsc::Sender<Outgoing>) {
         for answer in message.enlist_answers {
             self.link.enlisted(answer);
         }
@@ -169,9 +177,9 @@ impl Session {
         }
         for call in message.calls {
             let permit = self.engine.permit().await;
-            let (engine, cluster, outgoing) = (Arc::clone(&self.engine), cluster.clone(), outgoing.clone());
+            let (engine, caller, outgoing) = (Arc::clone(&self.engine), caller.clone(), outgoing.clone());
             tokio::spawn(async move {
-                let reply = answer(&engine, call, cluster).await;
+                let reply = answer(&engine, call, &caller).await;
                 // Where the stream is gone the call comes again on the next one.
                 let _ = outgoing.send(Outgoing::Reply(reply)).await;
                 drop(permit);
@@ -186,7 +194,15 @@ struct Open {
     outgoing: mpsc::Sender<Outgoing>,
     /// What came with the welcome.
     first: pb::SessionResponse,
+    caller: Caller,
+}
+
+/// The coordinator at the other end.
+#[derive(Clone)]
+struct Caller {
     cluster: ClusterId,
+    /// It takes replies up to this.
+    reply_bytes_max: usize,
 }
 
 /// Asks about everything that the resource holds in doubt, whoever prepared it: another replica may have died.
@@ -205,6 +221,17 @@ async fn hand_over_doubts(engine: Arc<Engine>) {
     }
 }
 
+impl Caller {
+    /// A reply that is too big is trouble rather than a vote. The transaction will abort, and the message says why.
+    fn takes(&self, reply: &Bytes) -> Result<()> {
+        if reply.len() <= self.reply_bytes_max {
+            return Ok(());
+        }
+        let (size, max) = (reply.len(), self.reply_bytes_max);
+        Err(Failure::again(format!("the handler's reply is {size} bytes; the coordinator takes {max}")))
+    }
+}
+
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -213,13 +240,13 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn answer(engine: &Engine, call: pb::Call, cluster: ClusterId) -> pb::CallReply {
+async fn answer(engine: &Engine, call: pb::Call, caller: &Caller) -> pb::CallReply {
     let (xid, branch_id, operation) = (call.xid.clone(), call.branch_id.clone(), call.operation);
     let result = match engine.branch(&call.xid, &call.branch_id) {
         Err(failure) => Err(failure),
         Ok(branch) => {
             let context = Context::new(branch.xid()).with_traceparent(&call.traceparent);
-            context::scope(context, carry_out(engine, branch, call, cluster)).await
+            context::scope(context, carry_out(engine, branch, call, caller)).await
         }
     };
     let result = result.unwrap_or_else(|failure| pb::call_reply::Result::Error(failure.to_string()));
@@ -230,13 +257,13 @@ async fn carry_out(
     engine: &Engine,
     branch: Branch,
     call: pb::Call,
-    cluster: ClusterId,
+    caller: &Caller,
 ) -> Result<pb::call_reply::Result> {
     use pb::call_reply::Result::{Completion, Vote};
 
     let asked = |branch, call: pb::Call| Asked {
         branch,
-        cluster,
+        cluster: caller.cluster.clone(),
         protocol: Protocol::from_pb(call.protocol()),
         ttl: ttl(call.reservation_ttl_ms),
         request: call.payload,
@@ -246,11 +273,15 @@ async fn carry_out(
     };
     match call.operation() {
         pb::Operation::PhaseOne => match engine.phase_one(asked(branch, call)).await {
-            Ok(granted) => Ok(Vote(engine.vote(granted))),
+            Ok(granted) => caller.takes(granted.vote.reply()).map(|()| Vote(engine.vote(granted))),
             Err(failure) => refused(failure).map(Vote),
         },
         pb::Operation::CommitOnePhase => match engine.commit_one_phase(asked(branch, call)).await {
-            Ok(done) => Ok(completed(done.completion, done.reply)),
+            // It is done; a reply that cannot be sent does not change that.
+            Ok(done) => Ok(match caller.takes(&done.reply) {
+                Ok(()) => completed(done.completion, done.reply),
+                Err(_) => completed(done.completion, Bytes::new()),
+            }),
             Err(failure) => refused(failure).map(Vote),
         },
         pb::Operation::Commit => Ok(completed(engine.commit(&branch).await?, Bytes::new())),

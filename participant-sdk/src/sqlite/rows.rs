@@ -102,12 +102,17 @@ pub(super) fn in_doubt(db: &Transaction<'_>, participant: &ParticipantName) -> R
         "SELECT xid, branch, ttl_ms, class FROM assent_barrier WHERE participant = ?1 AND status = 'prepared'",
     )?;
     let rows = select.query_map([participant.as_str()], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?))
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, String>(1)?,
+            row.get(2)?,
+            row.get::<_, Option<String>>(3)?,
+        ))
     })?;
     rows.map(|row| {
         let (xid, id, ttl_ms, class) = row?;
         let branch = Branch::new(xid.parse()?, id.parse()?, participant.clone());
-        Ok(InDoubt { branch, reservation: read_reservation(ttl_ms, class) })
+        Ok(InDoubt { branch, reservation: read_reservation(ttl_ms, class.as_deref()) })
     })
     .collect()
 }
@@ -146,7 +151,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         cluster: ClusterId::from(row.get_ref(1)?.as_str()?),
         request: row.get::<_, Vec<u8>>(2)?.into(),
         reply: row.get::<_, Vec<u8>>(3)?.into(),
-        reservation: read_reservation(row.get(4)?, row.get(5)?),
+        reservation: read_reservation(row.get(4)?, row.get_ref(5)?.as_str_or_null()?),
     })
 }
 
@@ -158,9 +163,9 @@ fn write_status(status: Status) -> &'static str {
     }
 }
 
-fn read_reservation(ttl_ms: Option<i64>, class: Option<String>) -> Option<Reservation> {
+fn read_reservation(ttl_ms: Option<i64>, class: Option<&str>) -> Option<Reservation> {
     let ttl = Duration::from_millis(u64::try_from(ttl_ms?).ok()?);
-    let class = match class.as_deref() {
+    let class = match class {
         Some("autonomous") => ReservationClass::Autonomous,
         Some(_) | None => ReservationClass::Cooperative,
     };

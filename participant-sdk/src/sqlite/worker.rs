@@ -33,7 +33,7 @@ impl Worker {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<(T, Keep)> + Send + 'static,
     {
-        let (job, answer) = Call::new(work);
+        let (job, answer) = Call::begin(work);
         self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -44,7 +44,7 @@ impl Worker {
         F: FnOnce(&Transaction<'_>) -> Result<(T, Keep)> + Send + 'static,
     {
         // The queue is empty before anybody serves, so this never waits for room.
-        let (job, answer) = Call::new(work);
+        let (job, answer) = Call::begin(work);
         self.jobs.try_send(job).map_err(|_| gone())?;
         // Waited for on a thread of its own, because blocking is not allowed within a runtime.
         std::thread::scope(|scope| scope.spawn(|| answer.blocking_recv()).join())
@@ -103,7 +103,7 @@ where
     T: Send + 'static,
     F: FnOnce(&Transaction<'_>) -> Result<(T, Keep)> + Send + 'static,
 {
-    fn new(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>) {
+    fn begin(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>) {
         let (caller, answer) = oneshot::channel();
         (Box::new(Call { work: Some(work), result: None, caller }), answer)
     }

@@ -51,7 +51,7 @@ fn call(branch: &Branch, count: i64) -> PhaseOne {
     PhaseOne {
         branch: branch.clone(),
         cluster: cluster(),
-        request: take(count).encode().unwrap(),
+        request: take(count).to_bytes().unwrap(),
         reservation: None,
     }
 }
@@ -158,7 +158,7 @@ async fn cleaning_spares_other_clusters_and_what_is_prepared(shop: &impl Shop) {
     assert_eq!(commit(&stock, &done).await, Completion::Done, "it belongs to another cluster");
     clear(&stock, CLUSTER, 9).await;
     assert_eq!(commit(&stock, &done).await, Completion::UnknownBranch);
-    assert_eq!(doubts(&stock).await, [held.clone()]);
+    assert_eq!(doubts(&stock).await, std::slice::from_ref(&held));
     assert_eq!(commit(&stock, &held).await, Completion::Done);
 }
 
@@ -241,7 +241,7 @@ async fn failing_confirm_leaves_the_reservation_held(shop: &impl Shop) {
     faults.after_confirm.store(true, Ordering::SeqCst);
     assert_eq!(said(&stock.commit(&branch).await.unwrap_err()), "trouble: the disk wobbled");
     assert_eq!(shop.shelf().await, at(7, 3, 0));
-    assert_eq!(doubts(&stock).await, [branch.clone()]);
+    assert_eq!(doubts(&stock).await, std::slice::from_ref(&branch));
     assert_eq!(commit(&stock, &branch).await, Completion::Done);
     assert_eq!(shop.shelf().await, at(7, 0, 3));
 }
@@ -287,7 +287,7 @@ async fn one_phase_commits_once_and_repeats_its_reply(shop: &impl Shop) {
     phase_one(&stock, &prepared, 1).await;
     assert_eq!(
         stock.commit_one_phase(call(&prepared, 1)).await.unwrap().reply,
-        Json(Taken { left: 6 }).encode().unwrap()
+        Json(Taken { left: 6 }).to_bytes().unwrap()
     );
     rollback(&stock, &branch(4, "a")).await;
     let late = stock.commit_one_phase(call(&branch(4, "a"), 1)).await.unwrap_err();

@@ -40,7 +40,7 @@ pub struct Unary<In, Out> {
 
 pub type Session = Duplex<pb::SessionRequest, pb::SessionResponse>;
 pub type Pipeline = Duplex<pb::PipelineRequest, pb::PipelineResponse>;
-type Inquiries = Unary<pb::BatchGetOutcomesRequest, pb::BatchGetOutcomesResponse>;
+pub type Inquiries = Unary<pb::BatchGetOutcomesRequest, pb::BatchGetOutcomesResponse>;
 type Enlisting = Unary<pb::EnlistRequest, pb::EnlistResponse>;
 type Getting = Unary<pb::GetRequest, pb::GetResponse>;
 

@@ -1,5 +1,7 @@
 //! The SDK against small coordinators that the tests play themselves.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 mod client;
 mod conformance;
 mod context;

@@ -66,10 +66,10 @@ pub struct Stock(pub std::sync::Arc<Faults>);
 
 impl Stock {
     fn fail(fault: &AtomicBool) -> Result<()> {
-        match fault.swap(false, Ordering::SeqCst) {
-            true => Err(Failure::again("the disk wobbled")),
-            false => Ok(()),
+        if fault.swap(false, Ordering::SeqCst) {
+            return Err(Failure::again("the disk wobbled"));
         }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ fn call(n: u64, count: i64) -> PhaseOne {
     PhaseOne {
         branch: branch(n, "a"),
         cluster: ClusterId::from("cluster-1"),
-        request: take(count).encode().unwrap(),
+        request: take(count).to_bytes().unwrap(),
         reservation: None,
     }
 }

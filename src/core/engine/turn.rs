@@ -62,7 +62,11 @@ impl Turn<'_> {
 
     /// Adds a branch; again, it is the same branch.
     pub fn enlist(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
-        let tx = self.tx.id;
+        self.abort_if_overdue();
+        self.add(enlistment)
+    }
+
+    fn add(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
         let Enlistment { branch: spec, vote } = enlistment;
         let id = spec.id.clone().unwrap_or_else(|| self.unused_id());
         let known = self.tx.index_of(&id);
@@ -72,11 +76,8 @@ impl Turn<'_> {
                 return Ok(id);
             }
         }
-        self.abort_if_overdue();
-        let state = self.tx.state();
-        if state != State::Active {
-            let wanted = "branches are enlisted only while it is active";
-            return Err(Rejection::WrongState { tx, state, wanted });
+        if self.tx.state() != State::Active {
+            return Err(self.not_active());
         }
         let index = match known {
             Some(index) => index,
@@ -102,14 +103,14 @@ impl Turn<'_> {
 
     pub fn commit(&mut self, waiter: Waiter, enlistments: Vec<Enlistment>, wait: Wait) {
         self.abort_if_overdue();
-        if self.tx.state() == State::Active {
-            if let Err(rejection) = self.enlist_all(enlistments) {
-                return self.answer(waiter, Answer::Rejected(rejection));
-            }
-            self.attach(waiter, wait);
+        let active = self.tx.state() == State::Active;
+        let enlisted = if active { self.enlist_all(enlistments) } else { self.brought_before(&enlistments) };
+        if let Err(rejection) = enlisted {
+            return self.answer(waiter, Answer::Rejected(rejection));
+        }
+        self.attach(waiter, wait);
+        if active {
             self.start_ending();
-        } else {
-            self.attach(waiter, wait);
         }
     }
 
@@ -151,8 +152,28 @@ impl Turn<'_> {
         self.step.then.push(Action::Answer { waiter, answer });
     }
 
+    /// Adds them all before anything follows from one of them, so that an abort reaches each.
     fn enlist_all(&mut self, enlistments: Vec<Enlistment>) -> Result<(), Rejection> {
-        enlistments.into_iter().try_for_each(|enlistment| self.enlist(enlistment).map(drop))
+        enlistments.into_iter().try_for_each(|enlistment| self.add(enlistment).map(drop))
+    }
+
+    /// A repeated commit may bring what is enlisted. Of another branch it would seem that it was committed too.
+    fn brought_before(&self, enlistments: &[Enlistment]) -> Result<(), Rejection> {
+        let known = |spec: &BranchSpec| {
+            self.tx.branches.iter().any(|branch| {
+                branch.participant == spec.participant && spec.id.as_ref().is_none_or(|id| *id == branch.id)
+            })
+        };
+        let aborted = self.tx.decision == Some(Decision::Abort);
+        if aborted || enlistments.iter().all(|enlistment| known(&enlistment.branch)) {
+            return Ok(());
+        }
+        Err(self.not_active())
+    }
+
+    fn not_active(&self) -> Rejection {
+        let wanted = "branches are enlisted only while it is active";
+        Rejection::WrongState { tx: self.tx.id, state: self.tx.state(), wanted }
     }
 
     fn add_branch(&mut self, id: BranchId, spec: BranchSpec) -> Result<BranchIndex, Rejection> {
@@ -199,6 +220,8 @@ impl Turn<'_> {
 /// What participants answer and ask.
 impl Turn<'_> {
     pub fn reported(&mut self, branch: &BranchId, operation: Operation, report: Report) {
+        // A vote can be handled before the timer that was due first.
+        self.abort_if_overdue();
         let Some(index) = self.tx.index_of(branch) else { return };
         let delegated = self.tx.delegated && self.tx.decision.is_none();
         let pending = self.tx.branch(index).pending_operation(delegated, self.overdue());
@@ -211,6 +234,7 @@ impl Turn<'_> {
             // A vote that comes after the decision changes nothing.
             Report::Voted { .. } if self.tx.branch(index).state != BranchState::Preparing => {}
             Report::Voted { result, .. } if delegated => self.delegated_vote(index, operation, result),
+            Report::Voted { .. } if pending != Some(operation) => {}
             Report::Voted { result, replica } => {
                 let first_called = self.tx.branch(index).first_called.unwrap_or(self.now.mono);
                 self.voted(index, result, Granted::Called(first_called));
@@ -220,10 +244,13 @@ impl Turn<'_> {
             Report::Completed { completion, detail, reply } if delegated => {
                 self.delegated_completion(index, operation, completion, &detail, reply);
             }
+            Report::Completed { .. } if pending != Some(operation) => {}
+            Report::Completed { .. } if operation == Operation::PhaseOne => {
+                let error = SmolStr::new_static("answered phase one without a vote");
+                self.failed(index, operation, error, FailureKind::Unknown);
+            }
             Report::Completed { completion, detail, .. } => {
-                if pending == Some(operation) {
-                    self.completed(index, operation, completion, &detail);
-                }
+                self.completed(index, operation, completion, &detail);
             }
         }
     }
@@ -304,6 +331,7 @@ impl Turn<'_> {
             (Operation::Commit, Completion::UnknownBranch) => Some(Completion::HeuristicHazard),
             (Operation::Commit, Completion::HeuristicRollback | Completion::HeuristicHazard)
             | (Operation::Rollback, Completion::HeuristicCommit | Completion::HeuristicHazard)
+            // These two are answered otherwise, and do not come here.
             | (Operation::PhaseOne | Operation::CommitOnePhase, _) => Some(completion),
         };
         match heuristic {
@@ -378,8 +406,8 @@ impl Turn<'_> {
                 self.record(What::Decided { decision: Decision::Abort, reason });
             }
             Err(()) => {
+                // Nobody decided, as far as anybody can tell: it ends without a decision.
                 let detail = self.heuristic_detail(index, operation, completion, detail);
-                self.record(What::Decided { decision: Decision::Abort, reason: detail.clone() });
                 self.record(What::Heuristic { branch: index, completion, detail });
             }
         }
@@ -446,19 +474,26 @@ impl Turn<'_> {
         let wanted = match (self.tx.branch(index).state, committed) {
             (BranchState::Committing, true) | (BranchState::RollingBack, false) => None,
             (state, _) if state.is_heuristic() => None,
+            // Its participant was to decide, and has not said what by the deadline.
+            (BranchState::Preparing, _) if self.tx.delegated && self.overdue() => None,
             (BranchState::Committing, false) => {
                 Some("a branch that is to commit cannot be settled as rolled back")
             }
             (BranchState::RollingBack, true) => {
                 Some("a branch that is to roll back cannot be settled as committed")
             }
-            _finished_or_undecided => {
-                Some("only a branch that waits in phase two, or is heuristic, can be settled")
-            }
+            _finished_or_undecided => Some(
+                "only a branch that waits in phase two, is overdue in one phase, or is heuristic, can be settled",
+            ),
         };
         if let Some(wanted) = wanted {
             let state = self.tx.state();
             return self.answer(waiter, Answer::Rejected(Rejection::WrongState { tx, state, wanted }));
+        }
+        if self.tx.decision.is_none() {
+            let decision = if committed { Decision::Commit } else { Decision::Abort };
+            let reason = if committed { SmolStr::default() } else { reason.clone() };
+            self.record(What::Decided { decision, reason });
         }
         self.record(What::Resolved { branch: index, committed, reason });
         self.settle(index);
@@ -513,7 +548,8 @@ impl Turn<'_> {
         self.desk.arm(self.tx, self.tx.live.deadline);
         if two_phase::may_delegate(self.tx) {
             self.record(What::Delegated);
-            if self.tx.request.is_some() {
+            // Whoever takes it back from the log, or is asked for it again, must know who decides.
+            if self.tx.request.is_some() || self.tx.live.stored {
                 self.persist(Durability::Forced);
             }
         } else {
@@ -544,7 +580,10 @@ impl Turn<'_> {
 
     fn decide_commit(&mut self) {
         self.record(What::Decided { decision: Decision::Commit, reason: SmolStr::default() });
-        if self.tx.branches.iter().any(|branch| branch.state == BranchState::Committing) {
+        // With nothing to commit nothing hangs on it, unless a restart would find it undecided.
+        if self.tx.live.stored
+            || self.tx.branches.iter().any(|branch| branch.state == BranchState::Committing)
+        {
             self.persist(Durability::Forced);
         }
         self.decided();
@@ -635,7 +674,7 @@ impl Turn<'_> {
 
     fn end_if_finished(&mut self) {
         if self.tx.outcome.is_some()
-            || self.tx.decision.is_none()
+            || (self.tx.decision.is_none() && !self.tx.delegated)
             || !self.tx.branches.iter().all(|branch| branch.state.is_finished())
         {
             return;

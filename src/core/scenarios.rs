@@ -1,0 +1,157 @@
+//! Scenarios that can be read aloud: dialogues with the engine, in text files.
+//!
+//! A file holds sections. Each begins with `== name` and has an engine of its own. A line that begins with `>` is said
+//! to the engine; the lines after it are what the engine did: `log` (forced or lazy, with the records that are new since
+//! the last write), `call`, `answer`. `#` begins a comment. `UPDATE_EXPECT=1 cargo test` writes what the engine does
+//! into the files; then read it. What may be said is in [`command`].
+//!
+//! Every step of every scenario is checked by the [harness](super::harness) besides.
+
+mod command;
+mod print;
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use expect_test::{ExpectFile, expect_file};
+
+use self::command::Stage;
+use super::harness::{Harness, SETTINGS};
+use super::{
+    Action, Answer, BeginSpec, BranchSpec, Call, EngineSettings, Event, Operation, Outcome, PhaseOne,
+    Protocol, Report, TxId, Vote, Wait, Waiter,
+};
+
+macro_rules! scenarios {
+    ($($name:ident)+) => {$(
+        #[test]
+        fn $name() {
+            check(&expect_file![concat!("scenarios/", stringify!($name), ".txt")]);
+        }
+    )+};
+}
+
+scenarios! {
+    coordinator_crashes
+    participants
+    initiators
+    one_phase
+    reservations
+    retries
+    waiting
+    operators
+    bounds
+    retention
+}
+
+fn check(file: &ExpectFile) {
+    let text = file.data();
+    let mut actual = String::new();
+    let mut stage = Stage::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("== ") {
+            stage = Stage::new();
+            writeln!(actual, "== {name}").unwrap();
+        } else if let Some(said) = line.strip_prefix("> ") {
+            writeln!(actual, "> {said}").unwrap();
+            for done in stage.say(said.split('#').next().unwrap_or_default().trim()) {
+                writeln!(actual, "{done}").unwrap();
+            }
+        } else if line.is_empty() || line.starts_with('#') {
+            writeln!(actual, "{line}").unwrap();
+        }
+    }
+    file.assert_eq(&actual);
+}
+
+/// Case 37, as far as it is the core's: it calls each branch once, and new transactions go on between. How many calls are
+/// out at a time is the transports' business.
+#[test]
+fn ten_thousand_in_doubt_are_called_once_each_while_new_work_is_served() {
+    const IN_DOUBT: usize = 10_000;
+    let mut harness = Harness::new(EngineSettings { max_active: 2 * IN_DOUBT, ..SETTINGS });
+    for number in 0..IN_DOUBT as u64 {
+        let tx = run(&mut harness, Waiter(number));
+        vote(&mut harness, tx);
+    }
+    harness.sync();
+    harness.released();
+
+    let steps = harness.crash(0);
+    assert_eq!(steps.len(), IN_DOUBT);
+    assert_eq!(steps.iter().map(|step| step.log.len()).sum::<usize>(), 0, "nothing new is written");
+    let calls = calls(&mut harness);
+    let branches: HashSet<_> = calls.iter().map(|call| (call.tx, call.branch.clone())).collect();
+    assert_eq!((calls.len(), branches.len()), (2 * IN_DOUBT, 2 * IN_DOUBT));
+    assert!(calls.iter().all(|call| (call.operation, call.attempt) == (Operation::Commit, 1)));
+
+    let new = run(&mut harness, Waiter(0));
+    vote(&mut harness, new);
+    harness.sync();
+    harness.released();
+    for branch in ["1", "2"] {
+        acknowledge(&mut harness, new, branch);
+    }
+    let told = harness.released().into_iter().find_map(|action| match action {
+        Action::Answer { answer: Answer::Ended(result), .. } => result.outcome,
+        Action::Answer { .. } | Action::Call(_) | Action::Publish(_) => None,
+    });
+    assert_eq!(told, Some(Outcome::Committed));
+
+    for call in &branches {
+        acknowledge(&mut harness, call.0, call.1.as_str());
+    }
+    harness.engine.check_idle();
+}
+
+fn run(harness: &mut Harness, waiter: Waiter) -> TxId {
+    let branch = |participant: &str| BranchSpec {
+        id: None,
+        participant: participant.parse().unwrap(),
+        endpoint: None,
+        protocol: None,
+        payload: "".into(),
+        reservation_ttl: None,
+        inquires: true,
+    };
+    let spec = BeginSpec {
+        protocol: Protocol::TwoPhase,
+        label: "".parse().unwrap(),
+        timeout: Duration::from_secs(30),
+        request: None,
+    };
+    let branches = vec![branch("stock"), branch("payment")];
+    let step = harness.submit(Event::Run { waiter, spec, branches, wait: Wait::Completion });
+    step.subject.expect("it begins")
+}
+
+fn vote(harness: &mut Harness, tx: TxId) {
+    for branch in ["1", "2"] {
+        let result = PhaseOne {
+            vote: Vote::Prepared,
+            reason: "".into(),
+            reply: "".into(),
+            reservation_ttl: Duration::ZERO,
+            class: super::ReservationClass::Cooperative,
+        };
+        let (branch, operation) = (branch.parse().unwrap(), Operation::PhaseOne);
+        let report = Report::Voted { result, replica: None };
+        harness.submit(Event::Reported { tx, branch, operation, report });
+    }
+}
+
+fn acknowledge(harness: &mut Harness, tx: TxId, branch: &str) {
+    let (branch, operation) = (branch.parse().unwrap(), Operation::Commit);
+    let report =
+        Report::Completed { completion: super::Completion::Done, detail: "".into(), reply: "".into() };
+    harness.submit(Event::Reported { tx, branch, operation, report });
+}
+
+fn calls(harness: &mut Harness) -> Vec<Call> {
+    let call = |action| match action {
+        Action::Call(call) => Some(call),
+        Action::Answer { .. } | Action::Publish(_) => None,
+    };
+    harness.released().into_iter().filter_map(call).collect()
+}

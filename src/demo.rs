@@ -1,0 +1,233 @@
+//! `assent demo`: a shop and two banks as separate processes over real sockets, each with a SQLite file of its own, and
+//! the coordinator among them. Six things happen to them, two crashes and one hanging partner included; then the books
+//! are checked.
+//!
+//! | Module | Part |
+//! |---|---|
+//! | `participant` | the services, as examples of the SDK: start reading at `participant/stock.rs` |
+//! | `front_door` | how an initiator calls such a service within a transaction |
+//! | `initiator` | an initiator that will be killed |
+//! | `scenario` | what happens |
+//! | `stage` | what the scenarios are played on: processes, clients, conditions to wait for |
+//! | `process` | processes that end when the demo ends |
+//! | `books` | what the databases say, and whether it adds up |
+
+mod books;
+mod front_door;
+mod initiator;
+mod participant;
+mod process;
+mod scenario;
+mod stage;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use assent_proto::TxId;
+use assent_sdk::sqlite::rusqlite;
+use tempfile::TempDir;
+
+pub use self::books::{Books, Check};
+pub use self::initiator::run as abandon_an_order;
+pub use self::participant::Service;
+use self::process::logs;
+pub use self::process::tether;
+use self::stage::Stage;
+
+/// How the demo is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The `assent` binary, which all processes are.
+    pub executable: PathBuf,
+    pub afterwards: Afterwards,
+}
+
+/// What becomes of the directory with the databases and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    Remove,
+    Keep,
+}
+
+/// Whoever watches.
+pub trait Audience {
+    /// # Errors
+    /// When nobody listens any more; the demo then ends.
+    fn hear(&mut self, told: Told<'_>) -> io::Result<()>;
+}
+
+/// What the audience is told, in the order in which it happens.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// A scenario begins.
+    Scenario { number: usize, title: &'a str },
+    /// What happens.
+    Step(&'a str),
+    /// What a database says.
+    Figures(&'a str),
+    /// A scenario has ended.
+    Ended(&'a Report),
+}
+
+/// How a scenario ended.
+#[derive(Debug)]
+pub struct Report {
+    pub name: &'static str,
+    pub duration: Duration,
+    /// Ok: as it had to.
+    pub result: Result<Ended, String>,
+    /// As the databases are now, where they can be read.
+    pub books: Option<Books>,
+}
+
+/// A scenario that ended as it had to.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    pub xid: TxId,
+    pub outcome: Outcome,
+}
+
+/// How a transaction of the demo can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Committed,
+    Aborted,
+}
+
+/// What the check at the end found.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What was checked.
+    pub checks: Vec<Check>,
+    /// Where everything is, if it is kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Why the demo could not be played to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    pub error: Error,
+    /// What the processes had to say: kept, for whoever wants to know.
+    pub logs: Vec<PathBuf>,
+}
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} was not seen within {} s; {process} last logged:\n{log}", process::PATIENCE.as_secs())]
+    NotSeen { what: String, process: String, log: String },
+    #[error("{process} ended unasked; it last logged:\n{log}")]
+    Ended { process: String, log: String },
+    #[error("{what}: {found}; it must be {expected}")]
+    Wrong { what: String, found: String, expected: String },
+    #[error("a service's front door: {0}")]
+    FrontDoor(String),
+    #[error(transparent)]
+    Sdk(#[from] assent_sdk::Error),
+    #[error("the coordinator answered {}: {}", .0.code(), .0.message())]
+    Coordinator(Box<tonic::Status>),
+    #[error("a database cannot be read: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// Of a kind that tells the caller when nobody reads the output any more.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Plays the demo. Drop the future to end it early: every process is gone when that returns.
+///
+/// # Errors
+/// When a scenario does not end as it must. Then the directory is kept.
+pub async fn run(options: &Options, audience: &mut dyn Audience) -> Result<Verdict, Failure> {
+    let nothing = |error| Failure { error, logs: Vec::new() };
+    let place = Place::new(options.afterwards).map_err(|error| nothing(error.into()))?;
+    match play(&options.executable, place.path(), audience).await {
+        Ok(checks) => Ok(Verdict { checks, kept: place.leave().map_err(|e| nothing(e.into()))? }),
+        // Nobody is there to be told where to look.
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(nothing(error.into())),
+        Err(error) => Err(Failure { error, logs: logs(&place.keep()) }),
+    }
+}
+
+async fn play(executable: &Path, directory: &Path, audience: &mut dyn Audience) -> Result<Vec<Check>, Error> {
+    let mut stage = Stage::set_up(executable, directory, audience).await?;
+    let opening = stage.books()?;
+    stage.play("order-committed", "An order, by TCC", scenario::order_commits).await?;
+    stage.play("order-refused", "An order that is refused", scenario::order_is_refused).await?;
+    stage.play("transfer", "A transfer between two banks, by 2PC", scenario::transfer_commits).await?;
+    let title = "The coordinator is killed (kill -9) between its decision and phase two";
+    stage.play("coordinator-killed", title, scenario::coordinator_is_killed).await?;
+    let title = "The initiator is killed (kill -9), and its reservation expires";
+    stage.play("initiator-killed", title, scenario::initiator_is_killed).await?;
+    let title = "The payment partner hangs, and answers too late";
+    stage.play("partner-hangs", title, scenario::partner_hangs).await?;
+    stage.settled().await?;
+    Ok(stage.books()?.checks(&opening))
+}
+
+/// The directory of everything that the demo writes.
+enum Place {
+    Temporary(TempDir),
+    Kept(PathBuf),
+}
+
+impl Place {
+    fn new(afterwards: Afterwards) -> io::Result<Place> {
+        let directory = tempfile::Builder::new().prefix("assent-demo-").tempdir()?;
+        Ok(match afterwards {
+            Afterwards::Remove => Place::Temporary(directory),
+            // At once, so that it stays whatever happens.
+            Afterwards::Keep => Place::Kept(directory.keep()),
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Place::Temporary(directory) => directory.path(),
+            Place::Kept(path) => path,
+        }
+    }
+
+    /// Removes it, or says where it is.
+    fn leave(self) -> io::Result<Option<PathBuf>> {
+        match self {
+            Place::Temporary(directory) => directory.close().map(|()| None),
+            Place::Kept(path) => Ok(Some(path)),
+        }
+    }
+
+    fn keep(self) -> PathBuf {
+        match self {
+            Place::Temporary(directory) => directory.keep(),
+            Place::Kept(path) => path,
+        }
+    }
+}
+
+impl Verdict {
+    pub fn conserved(&self) -> bool {
+        self.checks.iter().all(Check::holds)
+    }
+}
+
+impl Outcome {
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Committed => "committed",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Error {
+        Error::Coordinator(Box::new(status))
+    }
+}
+
+impl From<assent_sdk::Failure> for Error {
+    fn from(failure: assent_sdk::Failure) -> Error {
+        Error::FrontDoor(failure.to_string())
+    }
+}
