@@ -10,3 +10,6 @@ pub use self::admin::{AdminService, LogStatsCell};
 pub use self::inquiry::InquiryService;
 pub use self::server::{ApiParts, router};
 pub use self::transaction::TransactionService;
+
+#[cfg(test)]
+mod tests;

@@ -177,11 +177,12 @@ impl Service for AdminService {
         let counts = self.counts().await.unwrap_or(Counts { active: 0, retained: 0 });
         let (forced_writes, syncs) =
             self.log_stats.get().map_or((0, 0), |stats| (stats.forced_writes(), stats.syncs()));
-        let identity = self.coordinator.identity();
+        // It has none until its log is open.
+        let identity = (phase != Phase::Recovering).then(|| self.coordinator.identity());
         Ok(Response::new(pb::GetServerStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster_id: identity.cluster.to_string(),
-            epoch: identity.epoch.0,
+            cluster_id: identity.map(|identity| identity.cluster.to_string()).unwrap_or_default(),
+            epoch: identity.map_or(0, |identity| identity.epoch.0),
             start_time: Some(wire::timestamp(self.started_at())),
             ready: phase == Phase::Serving,
             phase: phase_word(phase).to_owned(),

@@ -46,13 +46,6 @@ pub(super) struct Watcher {
     ended: bool,
 }
 
-fn ends_streams(phase: Phase) -> bool {
-    match phase {
-        Phase::Recovering | Phase::Serving => false,
-        Phase::Draining | Phase::Stopped => true,
-    }
-}
-
 impl Watched {
     pub fn parse(request: pb::WatchRequest) -> Result<Watched, Invalid> {
         let filter = request.filter.unwrap_or_default();
@@ -103,9 +96,7 @@ impl Watcher {
             tokio::select! {
                 biased;
                 // A watcher would hold up the shutdown.
-                () = async { drop(self.phase.wait_for(|phase| ends_streams(*phase)).await) } => {
-                    return Some(Err(status::stopping()));
-                }
+                () = ends(&mut self.phase) => return Some(Err(status::stopping())),
                 () = tokio::time::sleep_until(reread_at.unwrap_or_else(Instant::now)), if reread_at.is_some() => {
                     self.reread_at = None;
                     if let Err(end) = self.read().await {
@@ -161,3 +152,11 @@ impl Watcher {
         self.ended = matches!((&self.watched, transaction.state()), (Watched::One(_), State::Ended(_)));
     }
 }
+
+async fn ends(phase: &mut watch::Receiver<Phase>) {
+    // No sender means stopped as well.
+    drop(phase.wait_for(|phase| matches!(phase, Phase::Draining | Phase::Stopped)).await);
+}
+
+#[cfg(test)]
+mod tests;
