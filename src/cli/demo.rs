@@ -23,8 +23,9 @@ partner that hangs. After each it shows what the databases say. At the end it ch
 or made from nothing, prints `conserved: yes` and exits with 0; or it says what is wrong and exits with 1.
 
 It needs nothing and leaves nothing behind: its ports are free ones of this machine, its files are in a temporary \
-directory, and its processes end with it, on Ctrl-C too. The files stay with --keep, and when something went wrong. \
-With `--output json` it prints one object a scenario on standard output, and what it tells on standard error.";
+directory, and its processes end with it, on Ctrl-C too. The files stay with --keep, when something went wrong, and when \
+the demo itself is killed with `kill -9`. With `--output json` it prints one object a scenario on standard output, and what \
+it tells on standard error.";
 
 #[derive(Debug, Args)]
 pub struct Demo {
