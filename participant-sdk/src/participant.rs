@@ -46,6 +46,13 @@ const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const INQUIRE_AFTER_DEFAULT: Duration = Duration::from_secs(10);
 const INQUIRE_AGAIN: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(30) };
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a server that has drained leaves its connections to carry the last replies out.
+const LAST_REPLIES: Duration = Duration::from_millis(200);
+
 /// A running participant. Dropping it stops it as a crash would; [`shutdown`](Participant::shutdown) is the polite way.
 pub struct Participant {
     handle: Handle,
@@ -315,7 +322,6 @@ async fn serve(
     let bound = async {
         stopped(&mut stop).await;
         let _ = timeout(drain_timeout, engine.idle()).await;
-        // Lets the last replies out.
         tokio::time::sleep(LAST_REPLIES).await;
     };
     tokio::select! {
@@ -330,11 +336,6 @@ async fn serve(
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
-
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const LAST_REPLIES: Duration = Duration::from_millis(200);
 
 /// A coordinator's address with what every channel must have: without keep-alive a half-open connection hangs for ever.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, Error> {
