@@ -51,6 +51,11 @@ pub fn not_found(message: String) -> Status {
     Status::with_error_details(Code::NotFound, message, details("TRANSACTION_NOT_FOUND", None))
 }
 
+/// A session that its participant has closed: no error.
+pub fn closed() -> Status {
+    Status::ok("the participant closed the session")
+}
+
 /// The coordinator is no more.
 pub fn stopped() -> Status {
     let details = details("STOPPED", None);

@@ -30,7 +30,8 @@ pub struct Driver {
     waiters: HashMap<Waiter, ReplyTo>,
     /// The log writes of the current group.
     writes: Vec<LogWrite>,
-    durability: Durability,
+    /// How many of them are forced.
+    forced: u64,
     /// Forced groups under way, with the horizon that holds once they are durable.
     horizons: VecDeque<(u64, TxOrder)>,
     /// Reports of calls that could not be sent.
@@ -88,7 +89,7 @@ impl Driver {
             gate: Gate::new(),
             waiters: HashMap::new(),
             writes: Vec::new(),
-            durability: Durability::Lazy,
+            forced: 0,
             horizons: VecDeque::new(),
             unsent: Vec::new(),
             draining: false,
@@ -197,7 +198,7 @@ impl Driver {
         let Step { subject, log, durability, then } = self.engine.handle(self.coordinator.now(), event);
         self.writes.extend(log);
         if durability == Durability::Forced {
-            self.durability = Durability::Forced;
+            self.forced += 1;
             self.gate.mark(subject.expect("a step that writes is about a transaction"));
         }
         for action in then {
@@ -217,11 +218,11 @@ impl Driver {
             return;
         }
         let ticket = self.gate.close_group();
-        let durability = std::mem::take(&mut self.durability);
-        if durability == Durability::Forced {
+        let forced = std::mem::take(&mut self.forced);
+        if forced > 0 {
             self.horizons.push_back((ticket, self.engine.horizon()));
         }
-        self.writer.submit(Submission { ticket, writes: std::mem::take(&mut self.writes), durability });
+        self.writer.submit(Submission { ticket, writes: std::mem::take(&mut self.writes), forced });
     }
 
     fn durable(&mut self, ticket: u64) {

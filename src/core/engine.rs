@@ -445,7 +445,9 @@ impl Engine {
                 step.subject = Some(tx);
                 self.retained.retain(|(_, id)| *id != tx);
                 self.drop_ended(tx, step);
-                step.durability = Durability::Forced;
+                if !step.log.is_empty() {
+                    step.durability = Durability::Forced;
+                }
                 Answer::Forgotten
             }
             Some(state) => Answer::Rejected(Rejection::WrongState {

@@ -17,7 +17,8 @@ pub struct Submission {
     /// Grows from one submission to the next.
     pub ticket: u64,
     pub writes: Vec<LogWrite>,
-    pub durability: Durability,
+    /// How many decisions in it have to be durable. 0: it is lazy.
+    pub forced: u64,
 }
 
 /// What the writer tells its owner.
@@ -91,7 +92,7 @@ impl LogWriter {
 }
 
 impl LogStats {
-    /// Submissions that asked to be forced.
+    /// Decisions that had to be durable.
     pub fn forced_writes(&self) -> u64 {
         self.forced_writes.load(Ordering::Relaxed)
     }
@@ -153,20 +154,16 @@ struct Group {
     /// The last one's.
     ticket: u64,
     writes: Vec<LogWrite>,
-    /// How many of its submissions are forced.
+    /// How many of its writes are forced.
     forced: u64,
 }
 
 impl Group {
     fn gather(first: Submission, queue: &Receiver<Submission>) -> Group {
-        let mut group = Group {
-            ticket: first.ticket,
-            writes: first.writes,
-            forced: u64::from(is_forced(first.durability)),
-        };
+        let mut group = Group { ticket: first.ticket, writes: first.writes, forced: first.forced };
         for next in queue.try_iter() {
             group.ticket = next.ticket;
-            group.forced += u64::from(is_forced(next.durability));
+            group.forced += next.forced;
             group.writes.extend(next.writes);
         }
         group.writes = without_superseded(group.writes);
@@ -198,13 +195,6 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panic: {}", text.unwrap_or("no message"))
-}
-
-fn is_forced(durability: Durability) -> bool {
-    match durability {
-        Durability::Forced => true,
-        Durability::Lazy => false,
-    }
 }
 
 fn value_bytes(write: &LogWrite) -> usize {

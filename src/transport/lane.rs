@@ -116,6 +116,20 @@ impl Lane {
         if call.operation == operation {
             self.in_flight.remove(key);
         }
+        self.send_queued(max_in_flight);
+        true
+    }
+
+    /// Stops sending what is queued, or goes on with it. New calls to a paused participant are refused elsewhere.
+    pub fn set_paused(&mut self, paused: bool, max_in_flight: usize) {
+        self.paused = paused;
+        self.send_queued(max_in_flight);
+    }
+
+    fn send_queued(&mut self, max_in_flight: usize) {
+        if self.paused {
+            return;
+        }
         while self.in_flight.len() < max_in_flight
             && let Some(key) = self.queue.pop_front()
         {
@@ -123,7 +137,6 @@ impl Lane {
             let unsent = self.send(key, call);
             debug_assert!(unsent.is_none(), "without sessions the queue is empty");
         }
-        true
     }
 
     pub fn view(&self) -> LaneView {
@@ -214,6 +227,21 @@ mod tests {
         let first = call(1, Operation::PhaseOne);
         assert!(lane.answered(&(first.tx, first.branch), Operation::PhaseOne, 2));
         assert_eq!(sent(&mut outbox), [(3, Operation::PhaseOne)]);
+    }
+
+    #[test]
+    fn a_paused_participant_gets_nothing_that_is_queued_until_it_is_resumed() {
+        let mut lane = Lane::default();
+        let mut outbox = open(&mut lane, 1);
+        for n in 1..=2 {
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 1), None);
+        }
+        lane.set_paused(true, 1);
+        let first = call(1, Operation::PhaseOne);
+        assert!(lane.answered(&(first.tx, first.branch), Operation::PhaseOne, 1));
+        assert_eq!(sent(&mut outbox), [(1, Operation::PhaseOne)]);
+        lane.set_paused(false, 1);
+        assert_eq!(sent(&mut outbox), [(2, Operation::PhaseOne)]);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Sessions {
     /// Stops or resumes calls to a participant.
     pub fn set_paused(&self, participant: &ParticipantName, paused: bool) {
         let mut lanes = self.lock();
-        lanes.entry(participant.clone()).or_default().paused = paused;
+        lanes.entry(participant.clone()).or_default().set_paused(paused, self.max_in_flight);
         lanes.retain(|_, lane| !lane.is_empty());
     }
 
@@ -233,7 +233,7 @@ impl Session {
                 tokio::select! {
                     received = inbound.message() => match received {
                         Ok(Some(request)) => break request,
-                        Ok(None) => return Status::ok("the participant closed the session"),
+                        Ok(None) => return status::closed(),
                         Err(status) => return status,
                     },
                     Some((number, answer)) = answered.recv() => self.answered(asked.take(number), answer),

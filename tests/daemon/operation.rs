@@ -222,7 +222,7 @@ async fn a_transaction_alone_costs_one_sync_and_many_share_theirs() {
     let clients = (0..256).map(|_| {
         let client = client.clone();
         async move {
-            for _ in 0..TOGETHER / 256 + 1 {
+            for _ in 0..=TOGETHER / 256 {
                 transact(&client).await;
             }
         }

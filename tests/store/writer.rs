@@ -18,11 +18,11 @@ fn spawn(log: &MemoryLog) -> (LogWriter, Receiver<WriterEvent>) {
 }
 
 fn forced(ticket: u64, writes: Vec<assent::store::LogWrite>) -> Submission {
-    Submission { ticket, writes, durability: Durability::Forced }
+    Submission { ticket, writes, forced: 1 }
 }
 
 fn lazy(ticket: u64, writes: Vec<assent::store::LogWrite>) -> Submission {
-    Submission { ticket, writes, durability: Durability::Lazy }
+    Submission { ticket, writes, forced: 0 }
 }
 
 #[test]
