@@ -4,6 +4,8 @@
 
 mod coordinator;
 mod crash;
+mod hostile_input;
 mod operation;
 mod python;
+mod reflection;
 mod session;
