@@ -1,9 +1,6 @@
 //! A coordinator as a process of its own: the real binary, on a data directory that goes with it.
 //!
 //! ```text
-//! #[path = "support/coordinator.rs"]
-//! mod coordinator;
-//!
 //! let mut coordinator = Coordinator::start(&["--set", "limits.default_timeout=1s"]);
 //! coordinator.kill9();
 //! coordinator.restart();
@@ -154,14 +151,14 @@ fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(C
     let (say, said) = mpsc::channel();
     // Reads to the end, so that the process never waits for a reader.
     thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-    if let Ok(line) = said.recv_timeout(PATIENCE) {
-        let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
-        return Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))));
-    }
-    // It has ended, or is stuck and of no use.
-    let _ = process.kill();
-    let status = process.wait().unwrap();
-    Err(format!("the coordinator ended with {status}:\n{}", &log(directory)[logged_before..]))
+    let Ok(line) = said.recv_timeout(PATIENCE) else {
+        // It has ended, or is stuck and of no use.
+        let _ = process.kill();
+        let status = process.wait().unwrap();
+        return Err(format!("the coordinator ended with {status}:\n{}", &log(directory)[logged_before..]));
+    };
+    let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+    Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
 }
 
 /// The binary, with an environment that says nothing of assent.

@@ -1,8 +1,11 @@
-//! The daemon in real processes: killed, restarted, filled up, told to stop.
+//! The daemon in real processes: killed, restarted, filled up, told to stop, lied to, and used from another language.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod coordinator;
 mod crash;
+mod hostile_input;
 mod operation;
+mod python;
+mod reflection;
 mod session;
