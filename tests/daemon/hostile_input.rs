@@ -4,6 +4,8 @@ mod bytes;
 mod fields;
 mod sessions;
 
+use std::time::Duration;
+
 use assent_proto::v1 as pb;
 use pb::admin_service_client::AdminServiceClient;
 use pb::inquiry_service_client::InquiryServiceClient;
@@ -14,6 +16,9 @@ use tonic_types::StatusExt as _;
 
 use crate::coordinator::Coordinator;
 use crate::session;
+
+/// Nothing here takes anywhere near as long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A coordinator under attack.
 struct Target {
@@ -65,6 +70,11 @@ impl Target {
         let log = self.coordinator.log();
         assert!(!log.contains("panicked"), "something panicked:\n{log}");
     }
+}
+
+/// Waits for what must come.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it comes in time")
 }
 
 fn branch(participant: &str) -> pb::BranchSpec {

@@ -166,7 +166,12 @@ def error_info(error):
 
 
 def equal(found, wanted, what):
-    assert found == wanted, f"{what}: {found} instead of {wanted}"
+    assert found == wanted, f"{what}: {short(found)} instead of {short(wanted)}"
+
+
+def short(value):
+    text = str(value)
+    return text if len(text) <= 400 else f"{text[:400]}… ({len(text)} characters)"
 
 
 def committed(result, complete=True):

@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
 
 use assent_proto::FILE_DESCRIPTOR_SET;
 use assent_proto::v1 as pb;
@@ -13,10 +12,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Status};
 
-use super::{Target, assert_refused, assert_says, branch};
-
-/// Nothing here takes anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::{PATIENCE, Target, assert_refused, assert_says, branch, soon};
 
 #[tokio::test]
 async fn a_malformed_message_gets_a_clear_status() {
@@ -131,12 +127,12 @@ async fn send(target: &Target, path: &str, message: &[u8]) -> Result<Option<Byte
     let mut grpc = tonic::client::Grpc::new(target.channel.clone());
     grpc.ready().await.unwrap();
     let request = tonic::Request::new(tokio_stream::once(Bytes::copy_from_slice(message)));
-    let answers = grpc.streaming(request, PathAndQuery::try_from(path).unwrap(), Raw).await?;
+    let answers = soon(grpc.streaming(request, PathAndQuery::try_from(path).unwrap(), Raw)).await?;
     if path.ends_with("/Watch") {
         // It is accepted, and says nothing until something changes.
         return Ok(None);
     }
-    answers.into_inner().message().await
+    soon(answers.into_inner().message()).await
 }
 
 /// Bytes as they are.

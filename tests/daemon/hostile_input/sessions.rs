@@ -5,7 +5,7 @@ use pb::call_reply::Result as Told;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use super::{Target, assert_refused, assert_says, branch};
+use super::{Target, assert_refused, assert_says, branch, soon};
 use crate::session::{self, Session};
 
 #[tokio::test]
@@ -61,19 +61,19 @@ async fn an_answer_that_means_nothing_is_no_answer() {
         completion(0),
     ];
     for answer in nonsense {
-        let call = participant.call().await;
+        let call = soon(participant.call()).await;
         assert_eq!(call.operation(), pb::Operation::PhaseOne);
         participant.reply(&call, answer);
     }
-    let call = participant.call().await;
+    let call = soon(participant.call()).await;
     participant.reply(&call, session::yes(call.operation()));
     for answer in [completion(0), completion(99), Told::Vote(session::vote(pb::Vote::Refused))] {
-        let call = participant.call().await;
+        let call = soon(participant.call()).await;
         assert_eq!(call.operation(), pb::Operation::Commit);
         participant.reply(&call, answer);
     }
     tokio::spawn(participant.be_willing());
-    let result = running.await.unwrap();
+    let result = soon(running).await.unwrap();
     assert_eq!(result.outcome(), pb::Outcome::Committed, "{}", result.reason);
     assert!(result.branches.iter().all(|branch| branch.state() == pb::BranchState::Committed));
     target.still_commits().await;
@@ -120,21 +120,21 @@ async fn a_participant_cannot_answer_for_another() {
     session::willing(&target.channel, "shop/stock").await;
     let running = start(&target, vec![branch("shop/stock"), branch("shop/ledger")]);
 
-    let call = victim.call().await;
+    let call = soon(victim.call()).await;
     liar.reply(&call, Told::Vote(session::vote(pb::Vote::Refused)));
     liar.reply(&call, session::yes(pb::Operation::PhaseOne));
     assert_eq!(outcome(&mut liar, &call.xid).await, pb::InquiryAnswer::Pending);
     assert_eq!(target.get(&call.xid).await.branches[1].state(), pb::BranchState::Preparing);
     victim.reply(&call, session::yes(pb::Operation::PhaseOne));
 
-    let call = victim.call().await;
+    let call = soon(victim.call()).await;
     assert_eq!(call.operation(), pb::Operation::Commit);
     liar.reply(&call, session::yes(pb::Operation::Commit));
     assert_eq!(outcome(&mut liar, &call.xid).await, pb::InquiryAnswer::Commit);
     assert_eq!(target.get(&call.xid).await.branches[1].state(), pb::BranchState::Committing);
     victim.reply(&call, session::yes(pb::Operation::Commit));
 
-    assert_eq!(running.await.unwrap().outcome(), pb::Outcome::Committed);
+    assert_eq!(soon(running).await.unwrap().outcome(), pb::Outcome::Committed);
     target.still_commits().await;
 }
 
@@ -161,7 +161,7 @@ async fn a_participant_cannot_enlist_another() {
     participant.send(pb::SessionRequest { enlistments, ..pb::SessionRequest::default() });
     let mut answers = Vec::new();
     while answers.len() < 5 {
-        answers.extend(participant.responses.message().await.unwrap().unwrap().enlist_answers);
+        answers.extend(soon(participant.responses.message()).await.unwrap().unwrap().enlist_answers);
     }
     answers.sort_by_key(|answer| answer.call_id);
     for answer in &answers[..3] {
@@ -187,7 +187,7 @@ async fn a_flood_of_inquiries_is_answered_and_holds_up_nobody() {
     target.still_commits().await;
     let mut answered = 0;
     while answered < MESSAGES * INQUIRIES {
-        let response = participant.responses.message().await.unwrap().unwrap();
+        let response = soon(participant.responses.message()).await.unwrap().unwrap();
         assert!(response.inquiry_results.iter().all(|result| result.xid == xid));
         answered += response.inquiry_results.len();
     }
@@ -224,7 +224,7 @@ fn inquiries(xid: &str, count: usize) -> pb::SessionRequest {
 async fn outcome(participant: &mut Session, xid: &str) -> pb::InquiryAnswer {
     participant.send(inquiries(xid, 1));
     loop {
-        let response = participant.responses.message().await.unwrap().unwrap();
+        let response = soon(participant.responses.message()).await.unwrap().unwrap();
         if let Some(result) = response.inquiry_results.first() {
             return result.answer();
         }
@@ -234,7 +234,7 @@ async fn outcome(participant: &mut Session, xid: &str) -> pb::InquiryAnswer {
 /// How the session ends.
 async fn end(participant: &mut Session) -> Status {
     loop {
-        match participant.responses.message().await {
+        match soon(participant.responses.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("it ended without a reason"),
             Err(status) => return status,
@@ -244,5 +244,5 @@ async fn end(participant: &mut Session) -> Status {
 
 /// Why a session does not open.
 async fn refused(target: &Target, first: pb::SessionRequest) -> Status {
-    Session::open_with(&target.channel, first).await.map(drop).unwrap_err()
+    soon(Session::open_with(&target.channel, first)).await.map(drop).unwrap_err()
 }
