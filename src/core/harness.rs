@@ -162,7 +162,10 @@ impl Harness {
     /// The next timer that is due, handled. Call until it returns `None`.
     pub fn due(&mut self) -> Option<Step> {
         if let Some(tx) = self.engine.pop_due(self.now.mono) {
-            return Some(self.submit(Event::Due { tx }));
+            let step = self.submit(Event::Due { tx });
+            let next = self.engine.get(tx).and_then(|tx| tx.live.timer);
+            assert!(next.is_none_or(|at| at > self.now.mono), "{tx} is due again at once: a busy loop");
+            return Some(step);
         }
         let step = self.engine.evict(self.now.mono);
         (!step.log.is_empty()).then(|| self.submit_step(step))

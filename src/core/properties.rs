@@ -51,7 +51,8 @@ fn plan() -> impl Strategy<Value = Plan> {
     let style = prop_oneof![3 => Just(Style::Run), 2 => Just(Style::Interactive)];
     let wait = prop_oneof![Just(Wait::Decision), Just(Wait::Completion)];
     let retention = prop_oneof![1 => Just(Duration::ZERO), 3 => Just(Duration::from_secs(3600))];
-    let branches = prop_oneof![3 => vec(nature(), 1..=4), 1 => vec(impatient(), 2..=3)];
+    let branches =
+        prop_oneof![4 => vec(nature(), 1..=4), 1 => vec(impatient(), 2..=3), 1 => vec(nature(), 1..=1)];
     (style, wait, any::<bool>(), retention, branches).prop_map(
         |(style, wait, with_request, retention, branches)| Plan {
             style,

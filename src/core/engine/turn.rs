@@ -224,28 +224,24 @@ impl Turn<'_> {
         // A vote can be handled before the timer that was due first.
         self.abort_if_overdue();
         let Some(index) = self.tx.index_of(branch) else { return };
-        let delegated = self.tx.delegated && self.tx.decision.is_none();
+        let delegated = self.tx.state() == State::Delegated;
         let pending = self.tx.branch(index).pending_operation(delegated, self.overdue());
         match report {
-            Report::Failed { error, kind } => {
-                if pending == Some(operation) {
-                    self.failed(index, operation, error, kind);
-                }
-            }
-            // A vote that comes after the decision changes nothing.
-            Report::Voted { .. } if self.tx.branch(index).state != BranchState::Preparing => {}
+            // Whatever its participant says that was to decide, it has decided.
             Report::Voted { result, .. } if delegated => self.delegated_vote(index, operation, result),
-            Report::Voted { .. } if pending != Some(operation) => {}
+            Report::Completed { completion, detail, reply } if delegated => {
+                self.delegated_completion(index, operation, completion, &detail, reply);
+            }
+            // Late, or said before, or not what was asked: it changes nothing.
+            Report::Voted { .. } | Report::Completed { .. } | Report::Failed { .. }
+                if pending != Some(operation) => {}
+            Report::Failed { error, kind } => self.failed(index, operation, error, kind),
             Report::Voted { result, replica } => {
                 let first_called = self.tx.branch(index).first_called.unwrap_or(self.now.mono);
                 self.voted(index, result, Granted::Called(first_called));
                 self.tx.branch_mut(index).replica = replica;
                 self.progress();
             }
-            Report::Completed { completion, detail, reply } if delegated => {
-                self.delegated_completion(index, operation, completion, &detail, reply);
-            }
-            Report::Completed { .. } if pending != Some(operation) => {}
             Report::Completed { .. } if operation == Operation::PhaseOne => {
                 let error = SmolStr::new_static("answered phase one without a vote");
                 self.failed(index, operation, error, FailureKind::Unknown);
@@ -516,7 +512,7 @@ impl Turn<'_> {
     }
 
     fn timed_out(&mut self, index: BranchIndex) {
-        let delegated = self.tx.delegated && self.tx.decision.is_none();
+        let delegated = self.tx.state() == State::Delegated;
         if let Some(operation) = self.tx.branch(index).pending_operation(delegated, self.overdue()) {
             let error = format_smolstr!("no answer within {:?}", self.desk.settings.call_timeout);
             self.failed(index, operation, error, FailureKind::Unknown);
@@ -644,7 +640,7 @@ impl Turn<'_> {
     }
 
     fn call(&mut self, index: BranchIndex) {
-        let delegated = self.tx.delegated && self.tx.decision.is_none();
+        let delegated = self.tx.state() == State::Delegated;
         let overdue = self.overdue();
         let Some(operation) = self.tx.branch(index).pending_operation(delegated, overdue) else { return };
         self.settle(index);
