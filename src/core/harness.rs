@@ -127,6 +127,11 @@ impl Harness {
         self.log.keep(usize::MAX, &mut self.promises);
     }
 
+    /// Whether actions wait for a sync.
+    pub fn holds_actions(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// How many writes a crash could lose.
     pub fn unsynced(&self) -> usize {
         self.log.unsynced.len()

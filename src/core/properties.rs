@@ -53,13 +53,14 @@ fn plan() -> impl Strategy<Value = Plan> {
     let retention = prop_oneof![1 => Just(Duration::ZERO), 3 => Just(Duration::from_secs(3600))];
     let branches =
         prop_oneof![4 => vec(nature(), 1..=4), 1 => vec(impatient(), 2..=3), 1 => vec(nature(), 1..=1)];
-    (style, wait, any::<bool>(), retention, branches).prop_map(
-        |(style, wait, with_request, retention, branches)| Plan {
+    (style, wait, any::<bool>(), retention, branches, any::<Option<u16>>()).prop_map(
+        |(style, wait, with_request, retention, branches, last_crash)| Plan {
             style,
             wait,
             with_request,
             retention,
             branches,
+            last_crash,
         },
     )
 }
@@ -103,13 +104,13 @@ fn op() -> impl Strategy<Value = Op> {
         30 => at().prop_map(Op::Report),
         15 => Just(Op::Sync),
         6 => at().prop_map(Op::Repeat),
-        6 => at().prop_map(Op::Work),
+        10 => at().prop_map(Op::Work),
         5 => span.clone().prop_map(Op::Pass),
         2 => span.prop_map(Op::PassUnnoticed),
         4 => at().prop_map(Op::Lose),
         4 => at().prop_map(Op::Fail),
         4 => at().prop_map(Op::Inquire),
-        4 => Just(Op::Commit),
+        6 => at().prop_map(Op::Commit),
         2 => at().prop_map(Op::Crash),
         2 => at().prop_map(Op::Wake),
         2 => Just(Op::Again),
