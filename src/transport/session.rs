@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use assent_proto::v1 as pb;
 use pb::participant_session_service_server::ParticipantSessionService;
 use smol_str::SmolStr;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -28,6 +28,8 @@ use crate::wire::{self, Invalid, Limits};
 const MESSAGE_MAX: usize = 256;
 /// A message that has this many bytes of payload is sent; so none is larger than this and one payload.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// A participant that has so many questions open, or answers unread, is not read until it reads.
+const UNREAD_MAX: usize = 4_096;
 /// How many inquiries one message may carry.
 const INQUIRIES_MAX: usize = 1_000;
 
@@ -45,7 +47,8 @@ pub(super) enum Outgoing {
     Call(Call),
     Inquiry(pb::InquiryResult),
     Enlisted(pb::SessionEnlistAnswer),
-    Horizon(pb::Horizon),
+    /// The horizon, as it is when this goes out.
+    Horizon,
     /// The end: the coordinator stops, or the participant broke the rules.
     End(Status),
 }
@@ -160,6 +163,7 @@ impl ParticipantSessionService for SessionService {
         }
         let replica = Replica(self.sessions.replicas.fetch_add(1, Ordering::Relaxed));
         let (outbox, outgoing) = mpsc::unbounded_channel();
+        let unread = Arc::new(Unread::default());
         let view = SessionView {
             instance_id: hello.instance_id,
             agent: hello.agent,
@@ -176,9 +180,16 @@ impl ParticipantSessionService for SessionService {
             participant,
             replica,
             outbox,
+            unread: unread.clone(),
         };
         tokio::spawn(session.run(first, inbound));
-        Ok(Response::new(Outbox { welcome: Some(self.welcome()), outgoing, batch: Vec::new() }))
+        Ok(Response::new(Outbox {
+            welcome: Some(self.welcome()),
+            outgoing,
+            batch: Vec::new(),
+            unread,
+            coordinator: self.coordinator.clone(),
+        }))
     }
 }
 
@@ -190,6 +201,7 @@ struct Session {
     participant: ParticipantName,
     replica: Replica,
     outbox: mpsc::UnboundedSender<Outgoing>,
+    unread: Arc<Unread>,
 }
 
 impl Session {
@@ -231,11 +243,12 @@ impl Session {
             }
             request = loop {
                 tokio::select! {
-                    received = inbound.message() => match received {
+                    received = inbound.message(), if self.unread.has_room() => match received {
                         Ok(Some(request)) => break request,
                         Ok(None) => return status::closed(),
                         Err(status) => return status,
                     },
+                    () = self.unread.read.notified() => {}
                     Some((number, answer)) = answered.recv() => self.answered(asked.take(number), answer),
                     Ok(()) = horizon.changed() => self.tell_horizon(),
                     Ok(_) = phase.wait_for(|phase| *phase == Phase::Stopped) => return status::stopped(),
@@ -288,6 +301,7 @@ impl Session {
             let (tx, branch) = wire::branch_key(&inquiry.xid, &inquiry.branch_id)
                 .map_err(|invalid| status::invalid(&invalid.within("inquiries")))?;
             let number = asked.put(Question::Inquiry { tx, branch: branch.clone() });
+            self.unread.add();
             let known_life = self.coordinator.identity().lives.contains(tx);
             let reply = ReplyTo::Stream { call_id: number, to: answers.clone() };
             let expired = inquiry.expired;
@@ -297,6 +311,7 @@ impl Session {
                 .map_err(|Stopped| status::stopped())?;
         }
         for enlistment in request.enlistments {
+            self.unread.add();
             self.enlist(enlistment, asked, answers).await?;
         }
         Ok(())
@@ -388,15 +403,39 @@ impl Session {
     }
 
     fn tell_horizon(&self) {
-        self.send(Outgoing::Horizon(pb::Horizon {
-            cluster_id: self.coordinator.identity().cluster.to_string(),
-            before: self.coordinator.horizon().to_string(),
-        }));
+        if !self.unread.horizon.swap(true, Ordering::Relaxed) {
+            self.send(Outgoing::Horizon);
+        }
     }
 
     fn send(&self, outgoing: Outgoing) {
         // A session that is closing has no use for it: the participant asks again on its next one.
         let _ = self.outbox.send(outgoing);
+    }
+}
+
+/// Counts what a participant has asked and not read the answer of.
+#[derive(Debug, Default)]
+struct Unread {
+    count: AtomicUsize,
+    /// Told when the participant has read some.
+    read: Notify,
+    /// A horizon is under way; it is not sent twice.
+    horizon: AtomicBool,
+}
+
+impl Unread {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self, count: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        self.read.notify_one();
+    }
+
+    fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < UNREAD_MAX
     }
 }
 
@@ -432,6 +471,8 @@ pub struct Outbox {
     outgoing: mpsc::UnboundedReceiver<Outgoing>,
     /// Taken from there and not sent, the next one last.
     batch: Vec<Outgoing>,
+    unread: Arc<Unread>,
+    coordinator: Coordinator,
 }
 
 impl Stream for Outbox {
@@ -460,10 +501,20 @@ impl Stream for Outbox {
                 }
                 Outgoing::Inquiry(result) => response.inquiry_results.push(result),
                 Outgoing::Enlisted(answer) => response.enlist_answers.push(answer),
-                Outgoing::Horizon(horizon) => response.horizon = Some(horizon),
+                Outgoing::Horizon => {
+                    this.unread.horizon.store(false, Ordering::Relaxed);
+                    response.horizon = Some(pb::Horizon {
+                        cluster_id: this.coordinator.identity().cluster.to_string(),
+                        before: this.coordinator.horizon().to_string(),
+                    });
+                }
                 Outgoing::End(status) if status.code() == tonic::Code::Ok => return Poll::Ready(None),
                 Outgoing::End(status) => return Poll::Ready(Some(Err(status))),
             }
+        }
+        let answers = response.inquiry_results.len() + response.enlist_answers.len();
+        if answers > 0 {
+            this.unread.take(answers);
         }
         Poll::Ready(Some(Ok(response)))
     }

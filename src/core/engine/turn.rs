@@ -236,6 +236,10 @@ impl Turn<'_> {
             Report::Voted { .. } | Report::Completed { .. } | Report::Failed { .. }
                 if pending != Some(operation) => {}
             Report::Failed { error, kind } => self.failed(index, operation, error, kind),
+            Report::Voted { .. } if operation != Operation::PhaseOne => {
+                let error = SmolStr::new_static("answered phase two with a vote");
+                self.failed(index, operation, error, FailureKind::Unknown);
+            }
             Report::Voted { result, replica } => {
                 let first_called = self.tx.branch(index).first_called.unwrap_or(self.now.mono);
                 self.voted(index, result, Granted::Called(first_called));
@@ -583,6 +587,7 @@ impl Turn<'_> {
     }
 
     fn decide_commit(&mut self) {
+        assert!(self.tx.decision.is_none(), "a decision is taken once");
         self.record(What::Decided { decision: Decision::Commit, reason: SmolStr::default() });
         // With nothing to commit nothing hangs on it, unless a restart would find it undecided.
         if self.tx.live.stored
@@ -594,6 +599,7 @@ impl Turn<'_> {
     }
 
     fn abort(&mut self, reason: SmolStr) {
+        assert!(self.tx.decision.is_none(), "a decision is taken once");
         self.record(What::Decided { decision: Decision::Abort, reason });
         if self.tx.live.stored {
             self.persist(Durability::Lazy);
