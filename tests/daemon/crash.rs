@@ -373,6 +373,6 @@ impl Random {
 }
 
 #[expect(clippy::print_stderr, reason = "the test runner shows it where it is asked to")]
-fn report(text: &str) {
+pub fn report(text: &str) {
     eprintln!("{text}");
 }
