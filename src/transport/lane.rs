@@ -60,8 +60,8 @@ impl Lane {
         self.sessions.push(session);
     }
 
-    /// Closes a session and gives the calls that it takes along.
-    pub fn close(&mut self, replica: Replica) -> Vec<(BranchKey, Operation)> {
+    /// Closes a session and gives the calls that it takes along. What is queued goes to the other sessions.
+    pub fn close(&mut self, replica: Replica, max_in_flight: usize) -> Vec<(BranchKey, Operation)> {
         self.sessions.retain(|session| session.replica != replica);
         let lost: BTreeSet<_> = self
             .in_flight
@@ -77,6 +77,8 @@ impl Lane {
             self.queue.clear();
             lost.extend(self.queued.drain().map(|(key, call)| (key, call.operation)));
         }
+        // The places of the lost calls are free, and perhaps no answer is to come that would say so.
+        self.send_queued(max_in_flight);
         lost
     }
 
@@ -267,11 +269,23 @@ mod tests {
         let (_one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
         let preferred = Call { prefer: Some(Replica(1)), ..call(1, Operation::Commit) };
         assert_eq!(lane.call(preferred.clone(), 8), None);
-        assert_eq!(lane.close(Replica(1)), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
+        assert_eq!(lane.close(Replica(1), 8), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
         assert_eq!(lane.call(preferred, 8), None);
         assert_eq!(sent(&mut two), [(1, Operation::Commit)]);
-        lane.close(Replica(2));
+        lane.close(Replica(2), 8);
         assert!(lane.call(call(3, Operation::PhaseOne), 8).is_some());
+    }
+
+    #[test]
+    fn what_is_queued_goes_to_the_others_when_the_session_with_all_places_is_lost() {
+        let mut lane = Lane::default();
+        let _one = open(&mut lane, 1);
+        for n in 1..=2 {
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 1), None);
+        }
+        let mut two = open(&mut lane, 2);
+        assert_eq!(lane.close(Replica(1), 1).len(), 1);
+        assert_eq!(sent(&mut two), [(2, Operation::PhaseOne)]);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Sessions {
 
     fn close(&self, participant: &ParticipantName, replica: Replica) -> Vec<(BranchKey, Operation)> {
         let mut lanes = self.lock();
-        let lost = lanes.get_mut(participant).map(|lane| lane.close(replica)).unwrap_or_default();
+        let lost = lanes.get_mut(participant).map(|lane| lane.close(replica, self.max_in_flight)).unwrap_or_default();
         lanes.retain(|_, lane| !lane.is_empty());
         lost
     }
