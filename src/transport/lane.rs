@@ -31,8 +31,7 @@ struct InFlight {
 #[derive(Debug)]
 pub(super) struct OpenSession {
     pub replica: Replica,
-    /// Unbounded, and short: `max_in_flight` calls and what it asked for itself.
-    pub outbox: mpsc::UnboundedSender<Outgoing>,
+    pub outbox: mpsc::Sender<Outgoing>,
     pub draining: bool,
     pub view: SessionView,
 }
@@ -153,15 +152,18 @@ impl Lane {
     fn send(&mut self, key: BranchKey, call: Call) -> Option<Call> {
         let Some(session) = self.pick(&call) else { return Some(call) };
         let in_flight = InFlight { replica: session.replica, operation: call.operation };
-        // A session that is just closing loses the call, and says so when it has closed.
-        let _ = session.outbox.send(Outgoing::Call(call));
+        // A session that is just closing loses the call, and says so when it has closed. One whose participant does not
+        // read loses it too: it keeps its place, and is repeated when its time is over.
+        let _ = session.outbox.try_send(Outgoing::Call(call));
         self.in_flight.insert(key, in_flight);
         None
     }
 
-    /// The replica that voted, if it is here; else the next in turn that is not about to leave.
+    /// The replica that voted, if it is here; else the next in turn that is not about to leave. Every second attempt goes
+    /// by turns in any case: the replica that voted may hang, and another do what it does not.
     fn pick(&mut self, call: &Call) -> Option<&OpenSession> {
-        let preferred = self.sessions.iter().position(|session| Some(session.replica) == call.prefer);
+        let prefer = call.prefer.filter(|_| call.attempt % 2 == 1);
+        let preferred = self.sessions.iter().position(|session| Some(session.replica) == prefer);
         let in_turn = || {
             let count = self.sessions.len();
             let order = (0..count).map(|offset| (self.turn + offset) % count);
@@ -197,8 +199,8 @@ mod tests {
         }
     }
 
-    fn open(lane: &mut Lane, replica: u64) -> mpsc::UnboundedReceiver<Outgoing> {
-        let (outbox, sent) = mpsc::unbounded_channel();
+    fn open(lane: &mut Lane, replica: u64) -> mpsc::Receiver<Outgoing> {
+        let (outbox, sent) = mpsc::channel(8);
         let view = SessionView {
             instance_id: String::new(),
             agent: String::new(),
@@ -209,7 +211,7 @@ mod tests {
         sent
     }
 
-    fn sent(outbox: &mut mpsc::UnboundedReceiver<Outgoing>) -> Vec<(u64, Operation)> {
+    fn sent(outbox: &mut mpsc::Receiver<Outgoing>) -> Vec<(u64, Operation)> {
         std::iter::from_fn(|| outbox.try_recv().ok())
             .map(|outgoing| match outgoing {
                 Outgoing::Call(call) => (call.tx.time_ms(), call.operation),
@@ -269,7 +271,10 @@ mod tests {
         let (_one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
         let preferred = Call { prefer: Some(Replica(1)), ..call(1, Operation::Commit) };
         assert_eq!(lane.call(preferred.clone(), 8), None);
-        assert_eq!(lane.close(Replica(1), 8), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
+        assert_eq!(
+            lane.close(Replica(1), 8),
+            [((preferred.tx, preferred.branch.clone()), Operation::Commit)]
+        );
         assert_eq!(lane.call(preferred, 8), None);
         assert_eq!(sent(&mut two), [(1, Operation::Commit)]);
         lane.close(Replica(2), 8);
@@ -286,6 +291,29 @@ mod tests {
         let mut two = open(&mut lane, 2);
         assert_eq!(lane.close(Replica(1), 1).len(), 1);
         assert_eq!(sent(&mut two), [(2, Operation::PhaseOne)]);
+    }
+
+    #[test]
+    fn repetitions_to_a_participant_that_does_not_read_do_not_pile_up() {
+        let mut lane = Lane::default();
+        let mut outbox = open(&mut lane, 1);
+        for _attempt in 0..100 {
+            assert_eq!(lane.call(call(1, Operation::Commit), 1), None);
+        }
+        assert_eq!(sent(&mut outbox).len(), 8, "as many as there is room for");
+        assert_eq!(lane.call(call(1, Operation::Commit), 1), None);
+        assert_eq!(sent(&mut outbox).len(), 1);
+    }
+
+    #[test]
+    fn a_replica_that_voted_and_hangs_does_not_keep_the_decision_from_the_others() {
+        let mut lane = Lane::default();
+        let (mut one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
+        for attempt in 1..=4 {
+            let call = Call { prefer: Some(Replica(1)), attempt, ..call(1, Operation::Commit) };
+            assert_eq!(lane.call(call, 8), None);
+        }
+        assert_eq!((sent(&mut one).len(), sent(&mut two).len()), (3, 1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use assent_proto::v1 as pb;
 use pb::participant_session_service_server::ParticipantSessionService;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -30,6 +31,10 @@ const MESSAGE_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How many inquiries one message may carry.
 const INQUIRIES_MAX: usize = 1_000;
+/// How many questions of a session may wait for their answers before the next message of it is read.
+const ASKED_MAX: usize = 1_024;
+/// How much may wait to be sent on a session besides its calls. Whoever lets more wait does not read, and is cut off.
+const UNSENT_MAX: usize = 4_096;
 
 /// All sessions that are open.
 #[derive(Clone, Debug)]
@@ -85,9 +90,17 @@ impl Sessions {
         self.lock().entry(participant.clone()).or_default().open(session);
     }
 
+    /// How much may wait to be sent on one session: for each place in flight its call and a repetition, and the rest.
+    fn outbox_capacity(&self) -> usize {
+        2 * self.max_in_flight + UNSENT_MAX
+    }
+
     fn close(&self, participant: &ParticipantName, replica: Replica) -> Vec<(BranchKey, Operation)> {
         let mut lanes = self.lock();
-        let lost = lanes.get_mut(participant).map(|lane| lane.close(replica, self.max_in_flight)).unwrap_or_default();
+        let lost = lanes
+            .get_mut(participant)
+            .map(|lane| lane.close(replica, self.max_in_flight))
+            .unwrap_or_default();
         lanes.retain(|_, lane| !lane.is_empty());
         lost
     }
@@ -159,7 +172,7 @@ impl ParticipantSessionService for SessionService {
             }
         }
         let replica = Replica(self.sessions.replicas.fetch_add(1, Ordering::Relaxed));
-        let (outbox, outgoing) = mpsc::unbounded_channel();
+        let (outbox, outgoing) = mpsc::channel(self.sessions.outbox_capacity());
         let view = SessionView {
             instance_id: hello.instance_id,
             agent: hello.agent,
@@ -189,7 +202,7 @@ struct Session {
     limits: Arc<Limits>,
     participant: ParticipantName,
     replica: Replica,
-    outbox: mpsc::UnboundedSender<Outgoing>,
+    outbox: mpsc::Sender<Outgoing>,
 }
 
 impl Session {
@@ -197,8 +210,6 @@ impl Session {
         let end = self.serve(first, &mut inbound).await;
         info!(participant = %self.participant, replica = self.replica.0, reason = end.message(), "participant disconnected");
         let lost = self.sessions.close(&self.participant, self.replica);
-        // It may have gone already, and then does not hear the reason.
-        let _ = self.outbox.send(Outgoing::End(end));
         let reports = lost.into_iter().map(|((tx, branch), operation)| Event::Reported {
             tx,
             branch,
@@ -212,6 +223,8 @@ impl Session {
         if !reports.is_empty() {
             let _ = self.coordinator.report(reports).await;
         }
+        // Last, since it waits for room: whoever does not read hears the reason when it has read the rest.
+        let _ = self.outbox.send(Outgoing::End(end)).await;
     }
 
     /// Serves until one side ends it, and says why.
@@ -224,6 +237,7 @@ impl Session {
             return status::stopped();
         }
         let mut asked = Asked::default();
+        let mut told = Vec::new();
         let mut request = first;
         loop {
             if let Err(end) = self.request(request, &mut asked, &answers).await {
@@ -231,14 +245,22 @@ impl Session {
             }
             request = loop {
                 tokio::select! {
-                    received = inbound.message() => match received {
+                    received = inbound.message(), if asked.questions.len() < ASKED_MAX => match received {
                         Ok(Some(request)) => break request,
                         Ok(None) => return status::closed(),
                         Err(status) => return status,
                     },
-                    Some((number, answer)) = answered.recv() => self.answered(asked.take(number), answer),
+                    _count = answered.recv_many(&mut told, ASKED_MAX) => {
+                        for (number, answer) in told.drain(..) {
+                            if let Err(end) = self.answered(asked.take(number), answer) {
+                                return end;
+                            }
+                        }
+                    }
                     Ok(()) = horizon.changed() => self.tell_horizon(),
-                    Ok(_) = phase.wait_for(|phase| *phase == Phase::Stopped) => return status::stopped(),
+                    () = async { drop(phase.wait_for(|phase| *phase == Phase::Stopped).await) } => {
+                        return status::stopped();
+                    }
                 }
             };
         }
@@ -333,8 +355,7 @@ impl Session {
                     .map_err(|Stopped| status::stopped())
             }
             Err(invalid) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::invalid(&invalid)))));
-                Ok(())
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::invalid(&invalid)))))
             }
         }
     }
@@ -365,7 +386,7 @@ impl Session {
         Ok((tx, branch, operation, report))
     }
 
-    fn answered(&self, question: Option<Question>, answer: Answer) {
+    fn answered(&self, question: Option<Question>, answer: Answer) -> Result<(), Status> {
         match (question, answer) {
             (Some(Question::Inquiry { tx, branch }), Answer::Inquiry(answer)) => {
                 if answer == InquiryAnswer::Foreign {
@@ -375,28 +396,36 @@ impl Session {
                     xid: tx.to_string(),
                     branch_id: branch.to_string(),
                     answer: wire::inquiry_answer_to_pb(answer).into(),
-                }));
+                }))
             }
             (Some(Question::Enlistment { call_id }), Answer::Enlisted { .. }) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Ok(()))));
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Ok(()))))
             }
             (Some(Question::Enlistment { call_id }), Answer::Rejected(rejection)) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::rejected(&rejection)))));
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::rejected(&rejection)))))
             }
-            (question, answer) => warn!(?question, ?answer, "an answer that fits no question"),
+            (question, answer) => {
+                warn!(?question, ?answer, "an answer that fits no question");
+                Ok(())
+            }
         }
     }
 
     fn tell_horizon(&self) {
-        self.send(Outgoing::Horizon(pb::Horizon {
+        // Where there is no room for it, the next one says all that this one would.
+        let _ = self.outbox.try_send(Outgoing::Horizon(pb::Horizon {
             cluster_id: self.coordinator.identity().cluster.to_string(),
             before: self.coordinator.horizon().to_string(),
         }));
     }
 
-    fn send(&self, outgoing: Outgoing) {
-        // A session that is closing has no use for it: the participant asks again on its next one.
-        let _ = self.outbox.send(outgoing);
+    /// It never waits: meanwhile no replies would be read, and the participant may need to be rid of these before it reads.
+    fn send(&self, outgoing: Outgoing) -> Result<(), Status> {
+        match self.outbox.try_send(outgoing) {
+            // A session that is closing has no use for it: the participant asks again on its next one.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(status::unread()),
+        }
     }
 }
 
@@ -429,7 +458,7 @@ impl Asked {
 #[derive(Debug)]
 pub struct Outbox {
     welcome: Option<pb::SessionResponse>,
-    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    outgoing: mpsc::Receiver<Outgoing>,
     /// Taken from there and not sent, the next one last.
     batch: Vec<Outgoing>,
 }
