@@ -55,9 +55,7 @@ pub struct DriverParts {
 /// Why a driver ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    #[error(
-        "the log could not be written, so it is not known what is durable; stopping, to find out at the next start"
-    )]
+    #[error("{0}; what was written last may or may not be durable: stopping, and the next start finds out")]
     Log(#[from] AppendError),
     #[error("the log thread is gone")]
     LogThread,
@@ -195,7 +193,13 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
-        let Step { subject, log, durability, then } = self.engine.handle(self.coordinator.now(), event);
+        let Step { subject, log, durability, then, ended } =
+            self.engine.handle(self.coordinator.now(), event);
+        // Told here and not with the answer: most who asked have their answer before a branch is heuristic.
+        if let (Some(tx), Some(outcome @ (Outcome::Mixed | Outcome::Hazard))) = (subject, ended) {
+            let reason = self.engine.get(tx).map(|tx| tx.reason.as_str()).unwrap_or_default();
+            error!(xid = %tx, ?outcome, reason, "a transaction ended heuristically; an operator must look at it");
+        }
         self.writes.extend(log);
         if durability == Durability::Forced {
             self.forced += 1;
@@ -277,9 +281,7 @@ async fn sleep_until(coordinator: &Coordinator, due: Option<Timestamp>) {
 fn log_end(answer: &Answer) {
     if let Answer::Ended(result) = answer {
         match result.outcome {
-            Some(Outcome::Mixed | Outcome::Hazard) => {
-                error!(xid = %result.tx, outcome = ?result.outcome, reason = %result.reason, "a transaction ended heuristically; an operator must look at it");
-            }
+            Some(Outcome::Mixed | Outcome::Hazard) => {}
             Some(Outcome::Aborted) => debug!(xid = %result.tx, reason = %result.reason, "aborted"),
             Some(Outcome::Committed) => debug!(xid = %result.tx, "committed"),
             None => {
@@ -297,3 +299,6 @@ impl std::fmt::Debug for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
