@@ -9,7 +9,8 @@ use tracing::{debug, error, info, warn};
 use super::gate::Gate;
 use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
 use crate::core::{
-    Action, Admission, Answer, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxOrder, Waiter,
+    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxId,
+    TxOrder, Waiter,
 };
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
@@ -150,7 +151,14 @@ impl Driver {
             Input::Events(events) => events.into_iter().for_each(|event| self.step(event)),
             Input::Ask { waiter, reply, event } => {
                 self.waiters.insert(waiter, reply);
+                let resolved = match &event {
+                    Event::Resolve { tx, branch, .. } => Some((*tx, branch.clone())),
+                    _not_by_an_operator => None,
+                };
                 self.step(event);
+                if let Some((tx, branch)) = resolved {
+                    self.give_up_calls(tx, &branch);
+                }
             }
             Input::Read(Read { subject, look }) => {
                 let deliver = look(&mut self.engine);
@@ -181,6 +189,17 @@ impl Driver {
             Input::Stop => return Flow::Stop,
         }
         Flow::GoOn
+    }
+
+    /// A branch that an operator has settled owes no answer any more.
+    fn give_up_calls(&self, tx: TxId, branch: &BranchId) {
+        let Some(found) = self.engine.get(tx).and_then(|tx| tx.branches.iter().find(|it| it.id == *branch))
+        else {
+            return;
+        };
+        if found.state.is_finished() {
+            self.transport.sessions().give_up(&found.participant, &(tx, branch.clone()));
+        }
     }
 
     fn handle_due(&mut self) {

@@ -20,7 +20,7 @@ pub(super) struct Lane {
     pub paused: bool,
 }
 
-pub(super) type BranchKey = (TxId, BranchId);
+pub type BranchKey = (TxId, BranchId);
 
 #[derive(Debug)]
 struct InFlight {
@@ -119,6 +119,15 @@ impl Lane {
         }
         self.send_queued(max_in_flight);
         true
+    }
+
+    /// No answer for this branch is to come any more: its place is free.
+    pub fn give_up(&mut self, key: &BranchKey, max_in_flight: usize) {
+        self.in_flight.remove(key);
+        if self.queued.remove(key).is_some() {
+            self.queue.retain(|queued| queued != key);
+        }
+        self.send_queued(max_in_flight);
     }
 
     /// Stops sending what is queued, or goes on with it. New calls to a paused participant are refused elsewhere.

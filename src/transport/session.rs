@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use pb::participant_session_service_server::ParticipantSessionService;
@@ -29,6 +30,8 @@ use crate::wire::{self, Invalid, Limits};
 const MESSAGE_MAX: usize = 256;
 /// A message that has this many bytes of payload is sent; so none is larger than this and one payload.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How often a session is told of a new horizon at most. It moves with every sync of the log, and is in no hurry.
+const HORIZON_INTERVAL: Duration = Duration::from_millis(500);
 /// How many inquiries one message may carry.
 const INQUIRIES_MAX: usize = 1_000;
 /// How many questions of a session may wait for their answers before the next message of it is read.
@@ -79,6 +82,11 @@ impl Sessions {
         let mut lanes = self.lock();
         lanes.entry(participant.clone()).or_default().set_paused(paused, self.max_in_flight);
         lanes.retain(|_, lane| !lane.is_empty());
+    }
+
+    /// No answer for this branch is to come any more: its place is free.
+    pub fn give_up(&self, participant: &ParticipantName, key: &BranchKey) {
+        self.with_lane(participant, |lane| lane.give_up(key, self.max_in_flight));
     }
 
     /// Every participant that has a session or is paused.
@@ -232,6 +240,7 @@ impl Session {
         let (answers, mut answered) = mpsc::unbounded_channel();
         let mut phase = self.coordinator.watch_phase();
         let mut horizon = self.coordinator.watch_horizon();
+        let mut horizon_due = tokio::time::interval(HORIZON_INTERVAL);
         self.tell_horizon();
         if self.coordinator.participant_up(self.participant.clone()).await.is_err() {
             return status::stopped();
@@ -257,7 +266,10 @@ impl Session {
                             }
                         }
                     }
-                    Ok(()) = horizon.changed() => self.tell_horizon(),
+                    _ = horizon_due.tick() => if horizon.has_changed().unwrap_or(false) {
+                        horizon.mark_unchanged();
+                        self.tell_horizon();
+                    },
                     () = async { drop(phase.wait_for(|phase| *phase == Phase::Stopped).await) } => {
                         return status::stopped();
                     }
