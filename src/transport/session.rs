@@ -416,8 +416,8 @@ impl Session {
             (Some(Question::Enlistment { call_id }), Answer::Rejected(rejection)) => {
                 self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::rejected(&rejection)))))
             }
-            (question, answer) => {
-                warn!(?question, ?answer, "an answer that fits no question");
+            (question, _answer_with_payloads) => {
+                warn!(?question, "an answer that fits no question");
                 Ok(())
             }
         }
