@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiParts};
@@ -26,6 +28,8 @@ pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How often the free space of the disk is looked at.
 const DISK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long no connection is accepted after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections have to close once the coordinator has stopped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -80,7 +84,7 @@ pub async fn serve(
         log_stats: log_stats.clone(),
     });
     // It listens from the start, so that whoever asks hears "recovering" and not silence.
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(pause_after_failure);
     let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
         let _ = closed.await;
     }));
@@ -136,6 +140,15 @@ fn recover(
             .map_err(|error| ReplayError::Rejected { tx, reason: error.to_string() })
     })?;
     Ok((log, engine, Identity { cluster: opened.cluster, epoch: opened.epoch, lives: opened.lives }))
+}
+
+/// A process that has no file descriptors left cannot accept, and would be asked to at once again, and again.
+async fn pause_after_failure<T>(accepted: io::Result<T>) -> io::Result<T> {
+    if let Err(error) = &accepted {
+        warn!(%error, "cannot accept a connection; going on in a moment");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+    accepted
 }
 
 /// Waits for the end, whoever brings it.

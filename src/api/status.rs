@@ -56,6 +56,12 @@ pub fn closed() -> Status {
     Status::ok("the participant closed the session")
 }
 
+/// A session whose participant asks and does not read the answers.
+pub fn unread() -> Status {
+    let message = "the participant does not read what it is sent; connect again";
+    Status::with_error_details(Code::ResourceExhausted, message, details("UNREAD", None))
+}
+
 /// The coordinator is no more.
 pub fn stopped() -> Status {
     let details = details("STOPPED", None);

@@ -33,6 +33,9 @@ use crate::wire::Limits;
 /// Longer than anything here takes: what is waited for longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many calls are out to one participant at a time.
+const IN_FLIGHT_MAX: usize = 16;
+
 pub(super) struct Fixture {
     pub coordinator: Coordinator,
     channel: Channel,
@@ -52,9 +55,9 @@ impl Fixture {
     async fn recovering() -> Fixture {
         let (coordinator, inputs) = Coordinator::new();
         let limits = Arc::new(limits());
-        let settings = DialSettings { max_in_flight: 16, call_timeout: PATIENCE };
+        let settings = DialSettings { max_in_flight: IN_FLIGHT_MAX, call_timeout: PATIENCE };
         let dialer = Dialer::new(coordinator.clone(), limits.clone(), settings);
-        let transport = Transport::new(Sessions::new(16), dialer, limits.endpoints.clone());
+        let transport = Transport::new(Sessions::new(IN_FLIGHT_MAX), dialer, limits.endpoints.clone());
         let log_stats = LogStatsCell::default();
         let parts = ApiParts {
             coordinator: coordinator.clone(),

@@ -9,7 +9,8 @@ use tracing::{debug, error, info, warn};
 use super::gate::Gate;
 use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
 use crate::core::{
-    Action, Admission, Answer, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxOrder, Waiter,
+    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxId,
+    TxOrder, Waiter,
 };
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
@@ -55,9 +56,7 @@ pub struct DriverParts {
 /// Why a driver ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    #[error(
-        "the log could not be written, so it is not known what is durable; stopping, to find out at the next start"
-    )]
+    #[error("{0}; what was written last may or may not be durable: stopping, and the next start finds out")]
     Log(#[from] AppendError),
     #[error("the log thread is gone")]
     LogThread,
@@ -152,7 +151,14 @@ impl Driver {
             Input::Events(events) => events.into_iter().for_each(|event| self.step(event)),
             Input::Ask { waiter, reply, event } => {
                 self.waiters.insert(waiter, reply);
+                let resolved = match &event {
+                    Event::Resolve { tx, branch, .. } => Some((*tx, branch.clone())),
+                    _not_by_an_operator => None,
+                };
                 self.step(event);
+                if let Some((tx, branch)) = resolved {
+                    self.give_up_calls(tx, &branch);
+                }
             }
             Input::Read(Read { subject, look }) => {
                 let deliver = look(&mut self.engine);
@@ -185,6 +191,17 @@ impl Driver {
         Flow::GoOn
     }
 
+    /// A branch that an operator has settled owes no answer any more.
+    fn give_up_calls(&self, tx: TxId, branch: &BranchId) {
+        let Some(found) = self.engine.get(tx).and_then(|tx| tx.branches.iter().find(|it| it.id == *branch))
+        else {
+            return;
+        };
+        if found.state.is_finished() {
+            self.transport.sessions().give_up(&found.participant, &(tx, branch.clone()));
+        }
+    }
+
     fn handle_due(&mut self) {
         let now = self.coordinator.now();
         while let Some(tx) = self.engine.pop_due(now.mono) {
@@ -195,7 +212,13 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
-        let Step { subject, log, durability, then } = self.engine.handle(self.coordinator.now(), event);
+        let Step { subject, log, durability, then, ended } =
+            self.engine.handle(self.coordinator.now(), event);
+        // Told here and not with the answer: most who asked have their answer before a branch is heuristic.
+        if let (Some(tx), Some(outcome @ (Outcome::Mixed | Outcome::Hazard))) = (subject, ended) {
+            let reason = self.engine.get(tx).map(|tx| tx.reason.as_str()).unwrap_or_default();
+            error!(xid = %tx, ?outcome, reason, "a transaction ended heuristically; an operator must look at it");
+        }
         self.writes.extend(log);
         if durability == Durability::Forced {
             self.forced += 1;
@@ -277,9 +300,7 @@ async fn sleep_until(coordinator: &Coordinator, due: Option<Timestamp>) {
 fn log_end(answer: &Answer) {
     if let Answer::Ended(result) = answer {
         match result.outcome {
-            Some(Outcome::Mixed | Outcome::Hazard) => {
-                error!(xid = %result.tx, outcome = ?result.outcome, reason = %result.reason, "a transaction ended heuristically; an operator must look at it");
-            }
+            Some(Outcome::Mixed | Outcome::Hazard) => {}
             Some(Outcome::Aborted) => debug!(xid = %result.tx, reason = %result.reason, "aborted"),
             Some(Outcome::Committed) => debug!(xid = %result.tx, "committed"),
             None => {
@@ -297,3 +318,6 @@ impl std::fmt::Debug for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

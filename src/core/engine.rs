@@ -422,6 +422,7 @@ impl Engine {
         let after = transaction.outcome;
         if before.is_none() && after.is_some() {
             self.desk.active -= 1;
+            step.ended = after;
         }
         // An operator may have settled what was heuristic.
         if !before.is_some_and(is_clean) && after.is_some_and(is_clean) {

@@ -125,6 +125,8 @@ pub struct Step {
     pub log: Vec<LogWrite>,
     pub durability: Durability,
     pub then: Vec<Action>,
+    /// How the transaction ended, if it did.
+    pub ended: Option<Outcome>,
 }
 
 /// One write to the log, which keeps one value per transaction: its encoded records so far.

@@ -21,6 +21,8 @@ use crate::wire::{self, Invalid, Limits};
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many endpoints are kept connected, besides those that are being called.
+const PEERS_MAX: usize = 1_024;
 
 /// Dials participants.
 #[derive(Clone, Debug)]
@@ -193,6 +195,10 @@ impl Dialer {
             .keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .connect_lazy();
+        // An allowed host has many ports, and who enlists chooses among them.
+        if peers.len() >= PEERS_MAX {
+            peers.retain(|_, peer| peer.places.available_permits() < self.settings.max_in_flight);
+        }
         let peer = Peer { channel, places: Arc::new(Semaphore::new(self.settings.max_in_flight)) };
         peers.insert(endpoint.clone(), peer.clone());
         Some(peer)

@@ -20,7 +20,7 @@ pub(super) struct Lane {
     pub paused: bool,
 }
 
-pub(super) type BranchKey = (TxId, BranchId);
+pub type BranchKey = (TxId, BranchId);
 
 #[derive(Debug)]
 struct InFlight {
@@ -31,8 +31,7 @@ struct InFlight {
 #[derive(Debug)]
 pub(super) struct OpenSession {
     pub replica: Replica,
-    /// Unbounded, and short: `max_in_flight` calls and what it asked for itself.
-    pub outbox: mpsc::UnboundedSender<Outgoing>,
+    pub outbox: mpsc::Sender<Outgoing>,
     pub draining: bool,
     pub view: SessionView,
 }
@@ -60,8 +59,8 @@ impl Lane {
         self.sessions.push(session);
     }
 
-    /// Closes a session and gives the calls that it takes along.
-    pub fn close(&mut self, replica: Replica) -> Vec<(BranchKey, Operation)> {
+    /// Closes a session and gives the calls that it takes along. What is queued goes to the other sessions.
+    pub fn close(&mut self, replica: Replica, max_in_flight: usize) -> Vec<(BranchKey, Operation)> {
         self.sessions.retain(|session| session.replica != replica);
         let lost: BTreeSet<_> = self
             .in_flight
@@ -77,6 +76,8 @@ impl Lane {
             self.queue.clear();
             lost.extend(self.queued.drain().map(|(key, call)| (key, call.operation)));
         }
+        // The places of the lost calls are free, and perhaps no answer is to come that would say so.
+        self.send_queued(max_in_flight);
         lost
     }
 
@@ -120,6 +121,15 @@ impl Lane {
         true
     }
 
+    /// No answer for this branch is to come any more: its place is free.
+    pub fn give_up(&mut self, key: &BranchKey, max_in_flight: usize) {
+        self.in_flight.remove(key);
+        if self.queued.remove(key).is_some() {
+            self.queue.retain(|queued| queued != key);
+        }
+        self.send_queued(max_in_flight);
+    }
+
     /// Stops sending what is queued, or goes on with it. New calls to a paused participant are refused elsewhere.
     pub fn set_paused(&mut self, paused: bool, max_in_flight: usize) {
         self.paused = paused;
@@ -151,15 +161,18 @@ impl Lane {
     fn send(&mut self, key: BranchKey, call: Call) -> Option<Call> {
         let Some(session) = self.pick(&call) else { return Some(call) };
         let in_flight = InFlight { replica: session.replica, operation: call.operation };
-        // A session that is just closing loses the call, and says so when it has closed.
-        let _ = session.outbox.send(Outgoing::Call(call));
+        // A session that is just closing loses the call, and says so when it has closed. One whose participant does not
+        // read loses it too: it keeps its place, and is repeated when its time is over.
+        let _ = session.outbox.try_send(Outgoing::Call(call));
         self.in_flight.insert(key, in_flight);
         None
     }
 
-    /// The replica that voted, if it is here; else the next in turn that is not about to leave.
+    /// The replica that voted, if it is here; else the next in turn that is not about to leave. Every second attempt goes
+    /// by turns in any case: the replica that voted may hang, and another do what it does not.
     fn pick(&mut self, call: &Call) -> Option<&OpenSession> {
-        let preferred = self.sessions.iter().position(|session| Some(session.replica) == call.prefer);
+        let prefer = call.prefer.filter(|_| call.attempt % 2 == 1);
+        let preferred = self.sessions.iter().position(|session| Some(session.replica) == prefer);
         let in_turn = || {
             let count = self.sessions.len();
             let order = (0..count).map(|offset| (self.turn + offset) % count);
@@ -195,8 +208,8 @@ mod tests {
         }
     }
 
-    fn open(lane: &mut Lane, replica: u64) -> mpsc::UnboundedReceiver<Outgoing> {
-        let (outbox, sent) = mpsc::unbounded_channel();
+    fn open(lane: &mut Lane, replica: u64) -> mpsc::Receiver<Outgoing> {
+        let (outbox, sent) = mpsc::channel(8);
         let view = SessionView {
             instance_id: String::new(),
             agent: String::new(),
@@ -207,7 +220,7 @@ mod tests {
         sent
     }
 
-    fn sent(outbox: &mut mpsc::UnboundedReceiver<Outgoing>) -> Vec<(u64, Operation)> {
+    fn sent(outbox: &mut mpsc::Receiver<Outgoing>) -> Vec<(u64, Operation)> {
         std::iter::from_fn(|| outbox.try_recv().ok())
             .map(|outgoing| match outgoing {
                 Outgoing::Call(call) => (call.tx.time_ms(), call.operation),
@@ -267,11 +280,49 @@ mod tests {
         let (_one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
         let preferred = Call { prefer: Some(Replica(1)), ..call(1, Operation::Commit) };
         assert_eq!(lane.call(preferred.clone(), 8), None);
-        assert_eq!(lane.close(Replica(1)), [((preferred.tx, preferred.branch.clone()), Operation::Commit)]);
+        assert_eq!(
+            lane.close(Replica(1), 8),
+            [((preferred.tx, preferred.branch.clone()), Operation::Commit)]
+        );
         assert_eq!(lane.call(preferred, 8), None);
         assert_eq!(sent(&mut two), [(1, Operation::Commit)]);
-        lane.close(Replica(2));
+        lane.close(Replica(2), 8);
         assert!(lane.call(call(3, Operation::PhaseOne), 8).is_some());
+    }
+
+    #[test]
+    fn what_is_queued_goes_to_the_others_when_the_session_with_all_places_is_lost() {
+        let mut lane = Lane::default();
+        let _one = open(&mut lane, 1);
+        for n in 1..=2 {
+            assert_eq!(lane.call(call(n, Operation::PhaseOne), 1), None);
+        }
+        let mut two = open(&mut lane, 2);
+        assert_eq!(lane.close(Replica(1), 1).len(), 1);
+        assert_eq!(sent(&mut two), [(2, Operation::PhaseOne)]);
+    }
+
+    #[test]
+    fn repetitions_to_a_participant_that_does_not_read_do_not_pile_up() {
+        let mut lane = Lane::default();
+        let mut outbox = open(&mut lane, 1);
+        for _attempt in 0..100 {
+            assert_eq!(lane.call(call(1, Operation::Commit), 1), None);
+        }
+        assert_eq!(sent(&mut outbox).len(), 8, "as many as there is room for");
+        assert_eq!(lane.call(call(1, Operation::Commit), 1), None);
+        assert_eq!(sent(&mut outbox).len(), 1);
+    }
+
+    #[test]
+    fn a_replica_that_voted_and_hangs_does_not_keep_the_decision_from_the_others() {
+        let mut lane = Lane::default();
+        let (mut one, mut two) = (open(&mut lane, 1), open(&mut lane, 2));
+        for attempt in 1..=4 {
+            let call = Call { prefer: Some(Replica(1)), attempt, ..call(1, Operation::Commit) };
+            assert_eq!(lane.call(call, 8), None);
+        }
+        assert_eq!((sent(&mut one).len(), sent(&mut two).len()), (3, 1));
     }
 
     #[test]

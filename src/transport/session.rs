@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use pb::participant_session_service_server::ParticipantSessionService;
 use smol_str::SmolStr;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -28,10 +30,14 @@ use crate::wire::{self, Invalid, Limits};
 const MESSAGE_MAX: usize = 256;
 /// A message that has this many bytes of payload is sent; so none is larger than this and one payload.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// A participant that has so many questions open, or answers unread, is not read until it reads.
-const UNREAD_MAX: usize = 4_096;
+/// How often a session is told of a new horizon at most. It moves with every sync of the log, and is in no hurry.
+const HORIZON_INTERVAL: Duration = Duration::from_millis(500);
 /// How many inquiries one message may carry.
 const INQUIRIES_MAX: usize = 1_000;
+/// How many questions of a session may wait for their answers before the next message of it is read.
+const ASKED_MAX: usize = 1_024;
+/// How much may wait to be sent on a session besides its calls. Whoever lets more wait does not read, and is cut off.
+const UNSENT_MAX: usize = 4_096;
 
 /// All sessions that are open.
 #[derive(Clone, Debug)]
@@ -47,8 +53,7 @@ pub(super) enum Outgoing {
     Call(Call),
     Inquiry(pb::InquiryResult),
     Enlisted(pb::SessionEnlistAnswer),
-    /// The horizon, as it is when this goes out.
-    Horizon,
+    Horizon(pb::Horizon),
     /// The end: the coordinator stops, or the participant broke the rules.
     End(Status),
 }
@@ -79,6 +84,11 @@ impl Sessions {
         lanes.retain(|_, lane| !lane.is_empty());
     }
 
+    /// No answer for this branch is to come any more: its place is free.
+    pub fn give_up(&self, participant: &ParticipantName, key: &BranchKey) {
+        self.with_lane(participant, |lane| lane.give_up(key, self.max_in_flight));
+    }
+
     /// Every participant that has a session or is paused.
     pub fn view(&self) -> Vec<(ParticipantName, LaneView)> {
         self.lock().iter().map(|(name, lane)| (name.clone(), lane.view())).collect()
@@ -88,9 +98,17 @@ impl Sessions {
         self.lock().entry(participant.clone()).or_default().open(session);
     }
 
+    /// How much may wait to be sent on one session: for each place in flight its call and a repetition, and the rest.
+    fn outbox_capacity(&self) -> usize {
+        2 * self.max_in_flight + UNSENT_MAX
+    }
+
     fn close(&self, participant: &ParticipantName, replica: Replica) -> Vec<(BranchKey, Operation)> {
         let mut lanes = self.lock();
-        let lost = lanes.get_mut(participant).map(|lane| lane.close(replica)).unwrap_or_default();
+        let lost = lanes
+            .get_mut(participant)
+            .map(|lane| lane.close(replica, self.max_in_flight))
+            .unwrap_or_default();
         lanes.retain(|_, lane| !lane.is_empty());
         lost
     }
@@ -162,8 +180,7 @@ impl ParticipantSessionService for SessionService {
             }
         }
         let replica = Replica(self.sessions.replicas.fetch_add(1, Ordering::Relaxed));
-        let (outbox, outgoing) = mpsc::unbounded_channel();
-        let unread = Arc::new(Unread::default());
+        let (outbox, outgoing) = mpsc::channel(self.sessions.outbox_capacity());
         let view = SessionView {
             instance_id: hello.instance_id,
             agent: hello.agent,
@@ -180,16 +197,9 @@ impl ParticipantSessionService for SessionService {
             participant,
             replica,
             outbox,
-            unread: unread.clone(),
         };
         tokio::spawn(session.run(first, inbound));
-        Ok(Response::new(Outbox {
-            welcome: Some(self.welcome()),
-            outgoing,
-            batch: Vec::new(),
-            unread,
-            coordinator: self.coordinator.clone(),
-        }))
+        Ok(Response::new(Outbox { welcome: Some(self.welcome()), outgoing, batch: Vec::new() }))
     }
 }
 
@@ -200,8 +210,7 @@ struct Session {
     limits: Arc<Limits>,
     participant: ParticipantName,
     replica: Replica,
-    outbox: mpsc::UnboundedSender<Outgoing>,
-    unread: Arc<Unread>,
+    outbox: mpsc::Sender<Outgoing>,
 }
 
 impl Session {
@@ -209,8 +218,6 @@ impl Session {
         let end = self.serve(first, &mut inbound).await;
         info!(participant = %self.participant, replica = self.replica.0, reason = end.message(), "participant disconnected");
         let lost = self.sessions.close(&self.participant, self.replica);
-        // It may have gone already, and then does not hear the reason.
-        let _ = self.outbox.send(Outgoing::End(end));
         let reports = lost.into_iter().map(|((tx, branch), operation)| Event::Reported {
             tx,
             branch,
@@ -224,6 +231,8 @@ impl Session {
         if !reports.is_empty() {
             let _ = self.coordinator.report(reports).await;
         }
+        // Last, since it waits for room: whoever does not read hears the reason when it has read the rest.
+        let _ = self.outbox.send(Outgoing::End(end)).await;
     }
 
     /// Serves until one side ends it, and says why.
@@ -231,11 +240,13 @@ impl Session {
         let (answers, mut answered) = mpsc::unbounded_channel();
         let mut phase = self.coordinator.watch_phase();
         let mut horizon = self.coordinator.watch_horizon();
+        let mut horizon_due = tokio::time::interval(HORIZON_INTERVAL);
         self.tell_horizon();
         if self.coordinator.participant_up(self.participant.clone()).await.is_err() {
             return status::stopped();
         }
         let mut asked = Asked::default();
+        let mut told = Vec::new();
         let mut request = first;
         loop {
             if let Err(end) = self.request(request, &mut asked, &answers).await {
@@ -243,15 +254,25 @@ impl Session {
             }
             request = loop {
                 tokio::select! {
-                    received = inbound.message(), if self.unread.has_room() => match received {
+                    received = inbound.message(), if asked.questions.len() < ASKED_MAX => match received {
                         Ok(Some(request)) => break request,
                         Ok(None) => return status::closed(),
                         Err(status) => return status,
                     },
-                    () = self.unread.read.notified() => {}
-                    Some((number, answer)) = answered.recv() => self.answered(asked.take(number), answer),
-                    Ok(()) = horizon.changed() => self.tell_horizon(),
-                    Ok(_) = phase.wait_for(|phase| *phase == Phase::Stopped) => return status::stopped(),
+                    _count = answered.recv_many(&mut told, ASKED_MAX) => {
+                        for (number, answer) in told.drain(..) {
+                            if let Err(end) = self.answered(asked.take(number), answer) {
+                                return end;
+                            }
+                        }
+                    }
+                    _ = horizon_due.tick() => if horizon.has_changed().unwrap_or(false) {
+                        horizon.mark_unchanged();
+                        self.tell_horizon();
+                    },
+                    () = async { drop(phase.wait_for(|phase| *phase == Phase::Stopped).await) } => {
+                        return status::stopped();
+                    }
                 }
             };
         }
@@ -301,7 +322,6 @@ impl Session {
             let (tx, branch) = wire::branch_key(&inquiry.xid, &inquiry.branch_id)
                 .map_err(|invalid| status::invalid(&invalid.within("inquiries")))?;
             let number = asked.put(Question::Inquiry { tx, branch: branch.clone() });
-            self.unread.add();
             let known_life = self.coordinator.identity().lives.contains(tx);
             let reply = ReplyTo::Stream { call_id: number, to: answers.clone() };
             let expired = inquiry.expired;
@@ -311,7 +331,6 @@ impl Session {
                 .map_err(|Stopped| status::stopped())?;
         }
         for enlistment in request.enlistments {
-            self.unread.add();
             self.enlist(enlistment, asked, answers).await?;
         }
         Ok(())
@@ -348,8 +367,7 @@ impl Session {
                     .map_err(|Stopped| status::stopped())
             }
             Err(invalid) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::invalid(&invalid)))));
-                Ok(())
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::invalid(&invalid)))))
             }
         }
     }
@@ -380,7 +398,7 @@ impl Session {
         Ok((tx, branch, operation, report))
     }
 
-    fn answered(&self, question: Option<Question>, answer: Answer) {
+    fn answered(&self, question: Option<Question>, answer: Answer) -> Result<(), Status> {
         match (question, answer) {
             (Some(Question::Inquiry { tx, branch }), Answer::Inquiry(answer)) => {
                 if answer == InquiryAnswer::Foreign {
@@ -390,52 +408,36 @@ impl Session {
                     xid: tx.to_string(),
                     branch_id: branch.to_string(),
                     answer: wire::inquiry_answer_to_pb(answer).into(),
-                }));
+                }))
             }
             (Some(Question::Enlistment { call_id }), Answer::Enlisted { .. }) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Ok(()))));
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Ok(()))))
             }
             (Some(Question::Enlistment { call_id }), Answer::Rejected(rejection)) => {
-                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::rejected(&rejection)))));
+                self.send(Outgoing::Enlisted(enlist_answer(call_id, Err(status::rejected(&rejection)))))
             }
-            (question, answer) => warn!(?question, ?answer, "an answer that fits no question"),
+            (question, _answer_with_payloads) => {
+                warn!(?question, "an answer that fits no question");
+                Ok(())
+            }
         }
     }
 
     fn tell_horizon(&self) {
-        if !self.unread.horizon.swap(true, Ordering::Relaxed) {
-            self.send(Outgoing::Horizon);
+        // Where there is no room for it, the next one says all that this one would.
+        let _ = self.outbox.try_send(Outgoing::Horizon(pb::Horizon {
+            cluster_id: self.coordinator.identity().cluster.to_string(),
+            before: self.coordinator.horizon().to_string(),
+        }));
+    }
+
+    /// It never waits: meanwhile no replies would be read, and the participant may need to be rid of these before it reads.
+    fn send(&self, outgoing: Outgoing) -> Result<(), Status> {
+        match self.outbox.try_send(outgoing) {
+            // A session that is closing has no use for it: the participant asks again on its next one.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(status::unread()),
         }
-    }
-
-    fn send(&self, outgoing: Outgoing) {
-        // A session that is closing has no use for it: the participant asks again on its next one.
-        let _ = self.outbox.send(outgoing);
-    }
-}
-
-/// Counts what a participant has asked and not read the answer of.
-#[derive(Debug, Default)]
-struct Unread {
-    count: AtomicUsize,
-    /// Told when the participant has read some.
-    read: Notify,
-    /// A horizon is under way; it is not sent twice.
-    horizon: AtomicBool,
-}
-
-impl Unread {
-    fn add(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn take(&self, count: usize) {
-        self.count.fetch_sub(count, Ordering::Relaxed);
-        self.read.notify_one();
-    }
-
-    fn has_room(&self) -> bool {
-        self.count.load(Ordering::Relaxed) < UNREAD_MAX
     }
 }
 
@@ -468,11 +470,9 @@ impl Asked {
 #[derive(Debug)]
 pub struct Outbox {
     welcome: Option<pb::SessionResponse>,
-    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    outgoing: mpsc::Receiver<Outgoing>,
     /// Taken from there and not sent, the next one last.
     batch: Vec<Outgoing>,
-    unread: Arc<Unread>,
-    coordinator: Coordinator,
 }
 
 impl Stream for Outbox {
@@ -501,20 +501,10 @@ impl Stream for Outbox {
                 }
                 Outgoing::Inquiry(result) => response.inquiry_results.push(result),
                 Outgoing::Enlisted(answer) => response.enlist_answers.push(answer),
-                Outgoing::Horizon => {
-                    this.unread.horizon.store(false, Ordering::Relaxed);
-                    response.horizon = Some(pb::Horizon {
-                        cluster_id: this.coordinator.identity().cluster.to_string(),
-                        before: this.coordinator.horizon().to_string(),
-                    });
-                }
+                Outgoing::Horizon(horizon) => response.horizon = Some(horizon),
                 Outgoing::End(status) if status.code() == tonic::Code::Ok => return Poll::Ready(None),
                 Outgoing::End(status) => return Poll::Ready(Some(Err(status))),
             }
-        }
-        let answers = response.inquiry_results.len() + response.enlist_answers.len();
-        if answers > 0 {
-            this.unread.take(answers);
         }
         Poll::Ready(Some(Ok(response)))
     }

@@ -60,3 +60,35 @@ async fn a_wrong_inquiry_is_named_and_none_of_its_batch_has_an_effect() {
     let refusal = client.get_outcome(pb::GetOutcomeRequest::default()).await.unwrap_err();
     assert_eq!(refusal.message(), "inquiry is not set; give xid and branch_id");
 }
+
+#[tokio::test]
+async fn a_session_that_asks_and_does_not_read_the_answers_is_cut_off() {
+    const MESSAGES: usize = 300;
+    const INQUIRIES: usize = 1_000;
+    let fixture = Fixture::serving().await;
+    let xid = fixture.begin().await;
+    let mut session = fixture.session("shop/stock").await;
+    let connected = async || {
+        let request = pb::ListParticipantsRequest {};
+        let listed = fixture.admin().list_participants(request).await.unwrap().into_inner();
+        listed.participants.iter().any(|participant| participant.name == "shop/stock")
+    };
+    for _ in 0..MESSAGES {
+        if !connected().await {
+            break;
+        }
+        let inquiries = vec![ask(&xid, "1", false); INQUIRIES];
+        let request = pb::SessionRequest { inquiries, ..Default::default() };
+        // Once it is cut off nobody takes them any more.
+        let _ = tokio::time::timeout(Duration::from_millis(100), session.replies.send(request)).await;
+    }
+    let end = loop {
+        match soon(session.calls.message()).await {
+            Ok(message) => assert!(message.is_some(), "it is told why"),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(why(&end), (Code::ResourceExhausted, "UNREAD".to_owned()));
+    // And those who read are served as before.
+    fixture.begin().await;
+}

@@ -31,6 +31,21 @@ async fn a_stuck_branch_is_settled_once_and_a_repetition_is_fine() {
 }
 
 #[tokio::test]
+async fn settled_branches_leave_their_places_to_others() {
+    let fixture = Fixture::serving().await;
+    let mut stock = fixture.session("shop/stock").await;
+    // More than are called at a time, and none is ever answered.
+    for _ in 0..2 * IN_FLIGHT_MAX {
+        let xid = fixture.begin().await;
+        fixture.enlist(&xid, "shop/stock").await;
+        let commit = pb::CommitRequest { xid: xid.clone(), wait: 1, ..Default::default() };
+        fixture.transactions().commit(commit).await.unwrap();
+        assert_eq!(stock.next().await.xid, xid);
+        fixture.admin().resolve(resolve(&xid, pb::Resolution::Committed)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn calls_to_a_paused_participant_wait_until_it_is_resumed() {
     let fixture = Fixture::serving().await;
     let mut client = fixture.admin();

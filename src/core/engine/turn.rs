@@ -69,6 +69,7 @@ impl Turn<'_> {
 
     fn add(&mut self, enlistment: Enlistment) -> Result<BranchId, Rejection> {
         let Enlistment { branch: spec, vote } = enlistment;
+        let inquires = spec.inquires;
         let id = spec.id.clone().unwrap_or_else(|| self.unused_id());
         let known = self.tx.index_of(&id);
         if let Some(index) = known {
@@ -88,7 +89,8 @@ impl Turn<'_> {
             let granted = Granted::Enlisted { begun: self.tx.live.begun, now: self.now.mono };
             self.voted(index, vote, granted);
         }
-        if !self.tx.branch(index).inquires {
+        // Enlisted first without its vote, a branch may have been taken for one that asks.
+        if !(inquires && self.tx.branch(index).inquires) {
             self.persist(Durability::Forced);
         }
         Ok(id)
