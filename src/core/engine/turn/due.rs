@@ -52,6 +52,8 @@ impl Turn<'_> {
     pub fn resume(&mut self) {
         self.tx.live.begun = self.now.mono;
         self.tx.live.deadline = self.now.mono;
+        // Whoever asks at once for the end waits a moment for it, as after a decision in life.
+        self.tx.live.decided = self.now.mono;
         match self.tx.state() {
             State::Active | State::Preparing => {
                 self.abort("the coordinator restarted before a decision".into());
