@@ -94,6 +94,8 @@ async fn a_deadline_that_passes_while_the_commit_is_written_changes_nothing() {
     .await;
     log.open_gate();
     assert_eq!(outcome(commit).await, pb::Outcome::Committed);
+    assert_eq!(fixture.get(&xid).await.state(), pb::State::Committing);
+    assert_eq!(answer(inquire(&fixture, &xid)).await, pb::InquiryAnswer::Commit);
 }
 
 #[tokio::test]
