@@ -243,29 +243,29 @@ impl Tests {
         let mut tests = Tests { functions: BTreeSet::new(), scenarios: Vec::new() };
         let roots = ROOTS.iter().chain(&["tests", "participant-sdk/tests"]);
         for path in roots.flat_map(|dir| files(&root().join(dir))) {
-            let name = |word: &str| word.split(['(', '<']).next().unwrap_or_default().to_owned();
-            let after = |line: &str, keyword: &str| {
-                let line = line.trim_start();
-                let line = line.strip_prefix("async ").unwrap_or(line);
-                line.strip_prefix(keyword).map(name)
-            };
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("rs") => {
-                    tests.functions.extend(read(&path).lines().filter_map(|line| after(line, "fn ")))
-                }
-                Some("py") => {
-                    tests.functions.extend(read(&path).lines().filter_map(|line| after(line, "def ")))
-                }
-                Some("txt") => {
-                    let file = path.file_stem().expect("it has an extension").to_string_lossy().into_owned();
-                    let text = read(&path);
-                    let sections = text.lines().filter_map(|line| line.strip_prefix("== "));
-                    tests.scenarios.extend(sections.map(|section| format!("{file}/{section}")));
-                }
+                Some("rs") => tests.add_functions(&read(&path), "fn "),
+                Some("py") => tests.add_functions(&read(&path), "def "),
+                Some("txt") => tests.add_sections(&path),
                 Some(_) | None => {}
             }
         }
         tests
+    }
+
+    fn add_functions(&mut self, text: &str, keyword: &str) {
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            let name = line.strip_prefix(keyword).and_then(|rest| rest.split(['(', '<']).next());
+            self.functions.extend(name.map(str::to_owned));
+        }
+    }
+
+    fn add_sections(&mut self, path: &Path) {
+        let file = path.file_stem().expect("it has an extension").to_string_lossy();
+        let text = read(path);
+        let sections = text.lines().filter_map(|line| line.strip_prefix("== "));
+        self.scenarios.extend(sections.map(|section| format!("{file}/{section}")));
     }
 
     fn have(&self, name: &str) -> bool {
