@@ -36,6 +36,32 @@ fn only_the_store_names_sled() {
 }
 
 #[test]
+fn nothing_is_decided_by_the_wall_clock() {
+    enforce(reads_the_wall_clock_in_one_place);
+}
+
+#[test]
+fn every_test_that_the_table_names_exists() {
+    let table = read(&root().join("tests/README.md"));
+    let tests = Tests::of_the_sources();
+    let mut numbers = Vec::new();
+    for line in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [number, _, named, _] = cells[..] else { continue };
+        let Ok(number) = number.parse::<u32>() else { continue };
+        numbers.push(number);
+        let named: Vec<_> = named.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "row {number} names no test");
+        for name in named {
+            assert!(tests.have(name), "row {number} names {name}, which is no test");
+        }
+    }
+    // 39 is a measurement: how much a dead participant slows the others.
+    assert_eq!(numbers, (1..=38).chain(40..=44).collect::<Vec<_>>());
+    assert!(!tests.have("a_test_that_is_not_there") && !tests.have("participants/case 99"));
+}
+
+#[test]
 fn statuses_are_built_in_one_file() {
     // Until there is an API there is nothing to keep together.
     if root().join(STATUS_FILE).exists() {
@@ -71,6 +97,12 @@ fn every_rule_bites() {
     assert!(!bites(names_sled_in_the_store_only, "src/store/embedded.rs", "use sled::Db;"));
     assert!(!bites(names_sled_in_the_store_only, "src/store.rs", "use sled::Db;"));
 
+    let looks = "let now = SystemTime::now();";
+    assert!(bites(reads_the_wall_clock_in_one_place, "participant-sdk/src/lib.rs", looks));
+    assert!(bites(reads_the_wall_clock_in_one_place, "src/transport.rs", looks));
+    assert!(!bites(reads_the_wall_clock_in_one_place, "src/coordinator.rs", looks));
+    assert!(!bites(reads_the_wall_clock_in_one_place, "src/cli/time.rs", looks));
+
     assert!(bites(builds_statuses_in_one_place, "src/api/admin.rs", "Err(Status::internal(\"no\"))"));
     assert!(!bites(builds_statuses_in_one_place, "src/api/admin.rs", "GetServerStatus::default()"));
     assert!(!bites(builds_statuses_in_one_place, STATUS_FILE, "Status::internal(\"no\")"));
@@ -92,6 +124,13 @@ fn names_nothing_impure(source: &Source) -> Vec<String> {
 fn names_sled_in_the_store_only(source: &Source) -> Vec<String> {
     let in_store = source.path == "src/store.rs" || source.path.starts_with("src/store/");
     source.breaches(if in_store { &[] } else { &["sled"] }, "only src/store knows which database it is")
+}
+
+/// The coordinator's is for what people read and how long ended transactions are kept; the command line's is for people.
+fn reads_the_wall_clock_in_one_place(source: &Source) -> Vec<String> {
+    let for_people = source.path == "src/coordinator.rs" || source.path.starts_with("src/cli/");
+    let clocks: &[&str] = if for_people { &[] } else { &["SystemTime"] };
+    source.breaches(clocks, "wall clocks jump; count from a monotonic Instant")
 }
 
 fn builds_statuses_in_one_place(source: &Source) -> Vec<String> {
@@ -190,6 +229,52 @@ fn test_modules(path: &Path) -> Vec<PathBuf> {
     let declared = lines.windows(2).filter(|pair| pair[0].trim() == "#[cfg(test)]");
     let names = declared.filter_map(|pair| pair[1].trim().strip_suffix(';')?.split("mod ").nth(1));
     names.map(|name| dir.join(name)).collect()
+}
+
+/// The names of all tests, in whatever language.
+struct Tests {
+    functions: BTreeSet<String>,
+    /// `file/section`
+    scenarios: Vec<String>,
+}
+
+impl Tests {
+    fn of_the_sources() -> Tests {
+        let mut tests = Tests { functions: BTreeSet::new(), scenarios: Vec::new() };
+        let roots = ROOTS.iter().chain(&["tests", "participant-sdk/tests"]);
+        for path in roots.flat_map(|dir| files(&root().join(dir))) {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rs") => tests.add_functions(&read(&path), "fn "),
+                Some("py") => tests.add_functions(&read(&path), "def "),
+                Some("txt") => tests.add_sections(&path),
+                Some(_) | None => {}
+            }
+        }
+        tests
+    }
+
+    fn add_functions(&mut self, text: &str, keyword: &str) {
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            let name = line.strip_prefix(keyword).and_then(|rest| rest.split(['(', '<']).next());
+            self.functions.extend(name.map(str::to_owned));
+        }
+    }
+
+    fn add_sections(&mut self, path: &Path) {
+        let file = path.file_stem().expect("it has an extension").to_string_lossy();
+        let text = read(path);
+        let sections = text.lines().filter_map(|line| line.strip_prefix("== "));
+        self.scenarios.extend(sections.map(|section| format!("{file}/{section}")));
+    }
+
+    fn have(&self, name: &str) -> bool {
+        // `case 1` is not `case 10`.
+        let begins = |scenario: &String| {
+            scenario.strip_prefix(name).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
+        };
+        if name.contains('/') { self.scenarios.iter().any(begins) } else { self.functions.contains(name) }
+    }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

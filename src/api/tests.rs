@@ -1,5 +1,6 @@
 //! The services over a real connection, on a coordinator whose log is memory.
 
+mod durability;
 mod frames;
 mod inquiries;
 mod operators;
@@ -18,15 +19,16 @@ use pb::inquiry_service_client::InquiryServiceClient;
 use pb::participant_session_service_client::ParticipantSessionServiceClient;
 use pb::transaction_service_client::TransactionServiceClient;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::{ApiParts, LogStatsCell, router};
-use crate::coordinator::{Coordinator, Driver, DriverParts, Identity, Input, Phase};
+use crate::coordinator::{Coordinator, Driver, DriverError, DriverParts, Identity, Input, Phase};
 use crate::core::{Backoff, Engine, EngineSettings, Shard};
-use crate::store::{LogWriter, MemoryLog};
+use crate::store::{DecisionLog as _, LogWriter, MemoryLog, ReplayError};
 use crate::transport::{DialSettings, Dialer, Sessions, Transport};
 use crate::wire::Limits;
 
@@ -41,11 +43,18 @@ pub(super) struct Fixture {
     channel: Channel,
     /// Starts the driver: until then the coordinator recovers.
     start: Option<oneshot::Sender<()>>,
+    /// How the driver ended.
+    driver: JoinHandle<Result<(), DriverError>>,
 }
 
 impl Fixture {
     pub async fn serving() -> Fixture {
-        let mut fixture = Fixture::recovering().await;
+        Fixture::serving_on(&MemoryLog::new()).await
+    }
+
+    /// A life on a log that a test can hold up, break, and open again.
+    async fn serving_on(log: &MemoryLog) -> Fixture {
+        let mut fixture = Fixture::recovering_on(log.clone()).await;
         fixture.start.take().unwrap().send(()).unwrap();
         let mut phase = fixture.coordinator.watch_phase();
         phase.wait_for(|phase| *phase == Phase::Serving).await.unwrap();
@@ -53,6 +62,10 @@ impl Fixture {
     }
 
     async fn recovering() -> Fixture {
+        Fixture::recovering_on(MemoryLog::new()).await
+    }
+
+    async fn recovering_on(log: MemoryLog) -> Fixture {
         let (coordinator, inputs) = Coordinator::new();
         let limits = Arc::new(limits());
         let settings = DialSettings { max_in_flight: IN_FLIGHT_MAX, call_timeout: PATIENCE };
@@ -68,16 +81,17 @@ impl Fixture {
         };
         let (start, started) = oneshot::channel();
         let recovered = coordinator.clone();
-        tokio::spawn(async move {
-            if started.await.is_ok() {
-                drive(recovered, inputs, transport, &log_stats).await;
+        let driver = tokio::spawn(async move {
+            match started.await {
+                Ok(()) => drive(recovered, log, inputs, transport, &log_stats).await,
+                Err(_never) => Ok(()),
             }
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(router(parts).serve_with_incoming(TcpListenerStream::new(listener)));
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        Fixture { coordinator, channel, start: Some(start) }
+        Fixture { coordinator, channel, start: Some(start), driver }
     }
 
     pub fn transactions(&self) -> TransactionServiceClient<Channel> {
@@ -129,20 +143,25 @@ impl Fixture {
 
 async fn drive(
     coordinator: Coordinator,
+    mut log: MemoryLog,
     inputs: mpsc::Receiver<Input>,
     transport: Transport,
     log_stats: &LogStatsCell,
-) {
-    let log = MemoryLog::new();
+) -> Result<(), DriverError> {
     let opened = log.open();
     let epoch = opened.epoch;
     coordinator.identify(Identity { cluster: opened.cluster, lives: opened.lives, epoch });
-    let engine = Engine::new(engine_settings(), epoch, Shard(0), opened.life_tag);
+    let mut engine = Engine::new(engine_settings(), epoch, Shard(0), opened.life_tag);
+    log.replay(&mut |tx, value| {
+        let replayed = engine.replay(coordinator.now(), tx, value);
+        replayed.map_err(|error| ReplayError::Rejected { tx, reason: error.to_string() })
+    })
+    .unwrap();
     let (told, written) = mpsc::unbounded_channel();
     let writer = LogWriter::spawn(Box::new(log), epoch, move |event| drop(told.send(event))).unwrap();
     log_stats.set(writer.stats()).unwrap();
     let parts = DriverParts { coordinator, inputs, engine, writer, written, transport };
-    Driver::new(parts).run().await.unwrap();
+    Driver::new(parts).run().await
 }
 
 /// A participant that answers as it is told.

@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 /// Nothing here takes anywhere near as long.
@@ -71,6 +71,12 @@ impl Coordinator {
     pub fn kill9(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// From now on no file of this life grows beyond so many bytes: what a full disk does, with no disk to fill.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        prlimit(Some(Pid::from_child(&self.process)), Resource::Fsize, limit).unwrap();
     }
 
     /// Asks it to end and waits until it has.
@@ -136,7 +142,9 @@ impl Drop for Coordinator {
 fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(Child, SocketAddr), String> {
     let logged_before = log(directory).len();
     let stderr = OpenOptions::new().create(true).append(true).open(log_path(directory)).unwrap();
-    let mut process = assent()
+    // A write beyond a limit on file sizes is then an error, as on a full disk, and no deadly signal.
+    let mut process = without_settings("sh")
+        .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_assent")])
         .arg("--config")
         .arg(directory.path().join("assent.toml"))
         .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
@@ -161,9 +169,13 @@ fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(C
     Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
 }
 
-/// The binary, with an environment that says nothing of assent.
 fn assent() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_assent"));
+    without_settings(env!("CARGO_BIN_EXE_assent"))
+}
+
+/// A program in an environment that says nothing of assent.
+fn without_settings(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("ASSENT_") {
             command.env_remove(variable);

@@ -1,7 +1,8 @@
-//! Kills the coordinator and its participants at random instants, under load, and looks whether they agree.
+//! Kills the coordinator and its participants at random instants, under load, and looks whether they agree. And lets
+//! the coordinator's disk fill up.
 //!
 //! Everything is real: the coordinator's binary, participants in processes of their own, each with a SQLite file,
-//! `kill -9`. After each kill the load stops, everything must come to its end, and then for every transaction ever begun:
+//! `kill -9`. After each end the load stops, everything must come to its end, and then for every transaction ever begun:
 //!
 //! * **atomicity**: its effect is in all of its databases or in none, and never twice;
 //! * **stability**: what a client was told is so, now and after every later crash;
@@ -28,6 +29,8 @@ use serde::{Deserialize, Serialize};
 
 const KILLS: u64 = 30;
 const CLIENTS: u64 = 8;
+/// How often the disk is full.
+const FILLS: u64 = 3;
 /// No round takes anywhere near as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Says to this very test program that it is to be a participant: name, protocol, coordinator, file.
@@ -71,6 +74,28 @@ async fn no_kill_splits_a_transaction() {
     assert!(coordinator.terminate().success());
     shop.check("at the end");
     shop.check_that_much_happened(kills);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_splits_no_transaction_and_takes_back_no_word() {
+    let mut coordinator = Coordinator::start(&["--set", "storage.ballast=0"]);
+    let shop = Shop::open(&coordinator.url());
+    for fill in 1..=FILLS {
+        let load = Load::start(&coordinator.url(), &shop.told, &shop.begun);
+        let before = shop.begun.load(Ordering::Relaxed);
+        shop.begun_at_least(before + CLIENTS * 4).await;
+        let log = std::fs::metadata(coordinator.data_dir().join("sled/db")).unwrap();
+        coordinator.limit_file_size(log.len());
+        let ended = coordinator.wait();
+        assert_eq!(ended.code(), Some(1), "it ends by itself, and says that it failed");
+        coordinator.restart();
+        load.stop().await;
+        shop.settle(&coordinator.url()).await;
+        shop.check(&format!("after the disk was full {fill} times"));
+    }
+    let said = coordinator.log().matches("error: the log could not be written").count() as u64;
+    assert_eq!(said, FILLS, "each time it says why");
+    shop.check_that_much_happened(FILLS);
 }
 
 /// Is a participant when told to be one; as a test of its own it has nothing to show.
@@ -243,6 +268,15 @@ impl Shop {
         }
     }
 
+    /// Waits until so many transactions have been begun.
+    async fn begun_at_least(&self, count: u64) {
+        let started = Instant::now();
+        while self.begun.load(Ordering::Relaxed) < count {
+            assert!(started.elapsed() < PATIENCE, "fewer than {count} transactions were begun");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn check(&self, when: &str) {
         let effects: Vec<_> =
             (0..PARTICIPANTS.len()).map(|participant| effects(&self.file(participant))).collect();
@@ -263,13 +297,13 @@ impl Shop {
     }
 
     /// The test would prove nothing if it had been idle.
-    fn check_that_much_happened(&self, kills: u64) {
+    fn check_that_much_happened(&self, ends: u64) {
         let told = self.told.lock().unwrap();
         let count = |wanted| told.values().filter(|(told, _)| *told == wanted).count() as u64;
         let (committed, aborted, unknown) =
             (count(Told::Committed), count(Told::Aborted), count(Told::Unknown));
-        report(&format!("{kills} kills: told {committed} committed, {aborted} aborted, {unknown} unknown"));
-        assert!(committed > kills && aborted > kills, "{committed} committed, {aborted} aborted");
+        report(&format!("{ends} ends: told {committed} committed, {aborted} aborted, {unknown} unknown"));
+        assert!(committed > ends && aborted > ends, "{committed} committed, {aborted} aborted");
     }
 }
 

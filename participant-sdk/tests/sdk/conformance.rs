@@ -35,6 +35,7 @@ async fn conforms<S: Shop>(open: impl Fn() -> S) {
     confirm_after_cancel_and_cancel_after_confirm_are_heuristic(&open()).await;
     every_interleaving_has_one_effect(&open).await;
     refusal_and_trouble_leave_nothing(&open()).await;
+    cancel_after_a_try_that_failed_half_way_ends_the_branch(&open()).await;
     read_only_vote_leaves_nothing_and_wants_no_phase_two(&open()).await;
     failing_confirm_leaves_the_reservation_held(&open()).await;
     branches_of_one_transaction_and_ids_that_are_prefixes_are_kept_apart(&open()).await;
@@ -224,6 +225,18 @@ async fn refusal_and_trouble_leave_nothing(shop: &impl Shop) {
     assert_eq!(doubts(&stock).await, []);
     // And no row: it may be tried again.
     assert_eq!(phase_one(&stock, &branch, 1).await, r#"prepared {"left":9}"#);
+}
+
+async fn cancel_after_a_try_that_failed_half_way_ends_the_branch(shop: &impl Shop) {
+    let faults = Arc::new(Faults::default());
+    let stock = shop.tcc(Stock(Arc::clone(&faults)));
+    let branch = branch(1, "a");
+    faults.after_reserve.store(true, Ordering::SeqCst);
+    assert_eq!(phase_one(&stock, &branch, 1).await, "trouble: the disk wobbled");
+    assert_eq!(rollback(&stock, &branch).await, Completion::UnknownBranch);
+    assert_eq!(rollback(&stock, &branch).await, Completion::Done);
+    assert_eq!(phase_one(&stock, &branch, 1).await, "refused: the branch was rolled back already");
+    assert_eq!(shop.shelf().await, shelf());
 }
 
 async fn read_only_vote_leaves_nothing_and_wants_no_phase_two(shop: &impl Shop) {
