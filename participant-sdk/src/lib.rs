@@ -98,7 +98,7 @@
 //!     let Some(xid) = context::current().and_then(|context| context.xid()) else {
 //!         return Err(Error::Invalid("this call wants a transaction".into()));
 //!     };
-//!     let joined = handle.join(xid, "line-1").with(&Json(count)).await?;
+//!     let joined = handle.join(xid, "stock:line-1").with(&Json(count)).await?;
 //!     let Json(left) = joined.reply()?;
 //!     Ok(left)
 //! }

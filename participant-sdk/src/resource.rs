@@ -30,7 +30,7 @@ impl<Reply> Vote<Reply> {
 /// How long a reservation holds, and what happens then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reservation {
-    /// Counted from when it was made. It is stored as milliseconds.
+    /// Counted from when it was made, 1 ms at least. It is stored as milliseconds.
     pub ttl: Duration,
     /// What the participant promised to do at expiry. Kept with the reservation: a promise outlives a changed setting.
     pub class: ReservationClass,

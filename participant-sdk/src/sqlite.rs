@@ -148,6 +148,9 @@ fn prepared(db: Connection) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     // NORMAL would lose acknowledged votes at a power cut: in WAL mode it does not sync at commit.
     db.pragma_update(None, "synchronous", "FULL")?;
+    // A process that was killed may have written what it had not synced yet, and it can be read now. Before anything is
+    // answered from it, this syncs it.
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
     db.execute_batch(rows::SCHEMA)?;
     Ok(db)
 }

@@ -93,7 +93,7 @@ async fn a_disk_that_fills_up_splits_no_transaction_and_takes_back_no_word() {
         shop.settle(&coordinator.url()).await;
         shop.check(&format!("after the disk was full {fill} times"));
     }
-    let said = coordinator.log().matches("error: the log could not be written").count() as u64;
+    let said = coordinator.log().matches("error: cannot write the decision log").count() as u64;
     assert_eq!(said, FILLS, "each time it says why");
     shop.check_that_much_happened(FILLS);
 }

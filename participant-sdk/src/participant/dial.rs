@@ -51,8 +51,10 @@ impl Dialled {
         let engine = Arc::clone(&self.0);
         // Within the caller's trace, which the server's layer has read.
         let context = context::for_transaction(branch.xid());
+        // Waited for here, so that a caller who hangs up leaves the queue.
+        let permit = engine.permit().await;
         let work = async move {
-            let _permit = engine.permit().await;
+            let _permit = permit;
             context::scope(context, work(Arc::clone(&engine))).await
         };
         match tokio::spawn(work).await {

@@ -37,6 +37,8 @@ struct Entry {
     due: Instant,
     expires: Option<(Instant, ReservationClass)>,
     asked: u32,
+    /// Somebody is at it, by an answer that came in.
+    ending: bool,
 }
 
 impl Doubts {
@@ -53,7 +55,7 @@ impl Doubts {
         }
         // A time to live beyond what the clock can count never expires.
         let expires = reservation.and_then(|held| Some((now.checked_add(held.ttl)?, held.class)));
-        let mut entry = Entry { due: now, expires, asked: 0 };
+        let mut entry = Entry { due: now, expires, asked: 0, ending: false };
         entry.due = entry.not_past_expiry(now, later(now, self.patience));
         self.queue.insert((entry.due, branch.clone()));
         self.entries.insert(branch, entry);
@@ -68,6 +70,28 @@ impl Doubts {
 
     pub(crate) fn contains(&self, branch: &Branch) -> bool {
         self.entries.contains_key(branch)
+    }
+
+    /// Claims the ending of a branch. False: it is not in doubt, or somebody is at it.
+    pub(crate) fn begin_ending(&mut self, branch: &Branch) -> bool {
+        self.entries.get_mut(branch).is_some_and(|entry| !std::mem::replace(&mut entry.ending, true))
+    }
+
+    /// Whoever was at it has finished. A branch that is still in doubt may be claimed again.
+    pub(crate) fn end_ending(&mut self, branch: &Branch) {
+        if let Some(entry) = self.entries.get_mut(branch) {
+            entry.ending = false;
+        }
+    }
+
+    /// This one is to be asked about now.
+    pub(crate) fn make_due(&mut self, branch: &Branch, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(branch) {
+            self.queue.remove(&(entry.due, branch.clone()));
+            entry.asked = 0;
+            entry.due = now;
+            self.queue.insert((now, branch.clone()));
+        }
     }
 
     /// Everything is to be asked about now: the coordinator has been away.
@@ -206,6 +230,27 @@ mod tests {
         doubts.all_due(start);
         let portions: Vec<usize> = (0..4).map(|_| doubts.take_due(start, 10).len()).collect();
         assert_eq!(portions, [10, 10, 5, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn branch_is_ended_by_one_at_a_time_and_again_where_that_failed() {
+        let (mut doubts, start) = (doubts(), Instant::now());
+        assert!(!doubts.begin_ending(&branch("a")), "it is not in doubt");
+        doubts.add(branch("a"), None, start);
+        assert!(doubts.begin_ending(&branch("a")));
+        assert!(!doubts.begin_ending(&branch("a")));
+        doubts.end_ending(&branch("a"));
+        assert!(doubts.begin_ending(&branch("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_branch_can_be_made_due_alone() {
+        let (mut doubts, start) = (doubts(), Instant::now());
+        doubts.add(branch("a"), None, start);
+        doubts.add(branch("b"), None, start);
+        doubts.make_due(&branch("b"), start);
+        assert_eq!(doubts.take_due(start, 10), [Due::Ask { branch: branch("b"), expired: false }]);
+        assert_eq!(doubts.take_due(start + PATIENCE, 10).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,13 @@ use crate::resource::{
     AnyResource, Cleaned, Granted, OnePhase, PhaseOne, Reservation, ReservationClass, Vote,
 };
 
+/// Calls of one branch that may be under way or wait for their turn; further ones come again. A call that hangs is
+/// repeated for ever, and its repetitions must not take up the room of all other branches.
+const BRANCH_CALLS_MAX: usize = 4;
+
+/// The shortest time to live that is granted: messages count in milliseconds, and 0 there means no expiry.
+const RESERVATION_MIN: Duration = Duration::from_millis(1);
+
 pub(crate) struct Engine {
     name: ParticipantName,
     resource: Box<dyn AnyResource>,
@@ -105,7 +112,7 @@ impl Engine {
     }
 
     pub(crate) async fn phase_one(&self, asked: Asked) -> Result<Granted> {
-        let _turn = Locks::lock(&self.locks, &asked.branch).await;
+        let _turn = Locks::lock(&self.locks, &asked.branch).await?;
         let branch = asked.branch.clone();
         let granted = self.resource.phase_one(self.admit(asked)?).await?;
         if let Vote::Prepared(_) = granted.vote {
@@ -115,14 +122,14 @@ impl Engine {
     }
 
     pub(crate) async fn commit(&self, branch: &Branch) -> Result<Completion> {
-        let _turn = Locks::lock(&self.locks, branch).await;
+        let _turn = Locks::lock(&self.locks, branch).await?;
         let completion = self.resource.commit(branch).await?;
         self.release(branch);
         Ok(completion)
     }
 
     pub(crate) async fn rollback(&self, branch: &Branch) -> Result<Completion> {
-        let _turn = Locks::lock(&self.locks, branch).await;
+        let _turn = Locks::lock(&self.locks, branch).await?;
         let cluster = self.cluster();
         let completion = self.resource.rollback(branch, &cluster).await?;
         self.release(branch);
@@ -130,7 +137,7 @@ impl Engine {
     }
 
     pub(crate) async fn commit_one_phase(&self, asked: Asked) -> Result<OnePhase> {
-        let _turn = Locks::lock(&self.locks, &asked.branch).await;
+        let _turn = Locks::lock(&self.locks, &asked.branch).await?;
         let branch = asked.branch.clone();
         let done = self.resource.commit_one_phase(self.admit(asked)?).await?;
         self.release(&branch);
@@ -172,6 +179,12 @@ impl Engine {
     /// Everything in doubt is to be asked about now.
     pub(crate) fn ask_about_all(&self) {
         self.lock_doubts().all_due(Instant::now());
+        self.doubts_changed.notify_one();
+    }
+
+    /// This branch is to be asked about now.
+    pub(crate) fn ask_about(&self, branch: &Branch) {
+        self.lock_doubts().make_due(branch, Instant::now());
         self.doubts_changed.notify_one();
     }
 
@@ -217,14 +230,18 @@ impl Engine {
     }
 
     /// Ends a branch that is in doubt, in a task of its own. If that fails the branch stays in doubt and is asked about
-    /// again.
+    /// again. While it is being ended, further answers are passed over.
     pub(crate) fn finish(self: &Arc<Self>, branch: Branch, decision: Decision) {
-        let engine = Arc::clone(self);
+        if !self.lock_doubts().begin_ending(&branch) {
+            return;
+        }
+        let ending = Ending { engine: Arc::clone(self), branch };
         tokio::spawn(async move {
+            let Ending { engine, branch } = &ending;
             let _permit = engine.permit().await;
             let done = match decision {
-                Decision::Commit => engine.commit(&branch).await,
-                Decision::Abort | Decision::Expire => engine.rollback(&branch).await,
+                Decision::Commit => engine.commit(branch).await,
+                Decision::Abort | Decision::Expire => engine.rollback(branch).await,
             };
             let (xid, id) = (branch.xid(), branch.id());
             match done {
@@ -286,7 +303,9 @@ impl Engine {
         };
         let reservation = match own {
             Protocol::TwoPhase => None,
-            Protocol::Tcc => ttl.map(|ttl| Reservation { ttl, class: self.rules.class }),
+            Protocol::Tcc => {
+                ttl.map(|ttl| Reservation { ttl: ttl.max(RESERVATION_MIN), class: self.rules.class })
+            }
         };
         Ok(PhaseOne { branch: asked.branch, cluster: asked.cluster, request: asked.request, reservation })
     }
@@ -328,6 +347,18 @@ pub(crate) enum Decision {
     Expire,
 }
 
+/// A branch that is being ended by an answer; gives up the claim when it is dropped, after a panic too.
+struct Ending {
+    engine: Arc<Engine>,
+    branch: Branch,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.engine.lock_doubts().end_ending(&self.branch);
+    }
+}
+
 /// One lock for each branch that has a call in flight, so that a slow branch holds up no other.
 #[derive(Default)]
 struct Locks {
@@ -342,12 +373,21 @@ struct Turn {
 }
 
 impl Locks {
-    async fn lock(locks: &Arc<Locks>, branch: &Branch) -> Turn {
-        let lock = Arc::clone(locks.table().entry(branch.clone()).or_default());
+    async fn lock(locks: &Arc<Locks>, branch: &Branch) -> Result<Turn> {
+        let lock = {
+            let mut table = locks.table();
+            let lock = table.entry(branch.clone()).or_default();
+            // One is the table's own.
+            if Arc::strong_count(lock) > BRANCH_CALLS_MAX {
+                let trouble = format!("{BRANCH_CALLS_MAX} calls of branch {branch} are still under way");
+                return Err(Failure::again(trouble));
+            }
+            Arc::clone(lock)
+        };
         // Made before the wait, so that a caller who gives up waiting also tidies up.
         let mut turn = Turn { locks: Arc::clone(locks), branch: branch.clone(), guard: None };
         turn.guard = Some(lock.lock_owned().await);
-        turn
+        Ok(turn)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Branch, Arc<tokio::sync::Mutex<()>>>> {

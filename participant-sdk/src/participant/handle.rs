@@ -68,14 +68,15 @@ impl Handle {
     /// Takes part in a transaction, here and now: does phase one on the resource and enlists the branch with its vote, so
     /// that the commit needs no phase-one round. For a service that an initiator calls itself.
     ///
-    /// The branch id names the work within its transaction: the same id again is the same work, answered as the first
-    /// time. Use one for each piece of work, such as the order's line.
+    /// The branch id names the work within its transaction, whosever work that is: the same id again is the same work,
+    /// answered as the first time, and another participant's id is refused. Use one for each piece of work, such as
+    /// the service and the order's line.
     ///
     /// ```no_run
     /// # use assent_sdk::{Json, participant::Handle, context};
     /// # async fn f(handle: Handle) -> Result<(), assent_sdk::Error> {
     /// # let xid = context::current().and_then(|context| context.xid()).unwrap();
-    /// let joined = handle.join(xid, "line-1").with(&Json(("apple", 3))).await?;
+    /// let joined = handle.join(xid, "stock:line-1").with(&Json(("apple", 3))).await?;
     /// let Json(left): Json<u32> = joined.reply()?;
     /// # Ok(()) }
     /// ```
@@ -94,9 +95,10 @@ impl Join<'_> {
     ///
     /// # Errors
     /// [`Error::Refused`] when the handler says no; [`Error::Rejected`] when the coordinator does not take the branch,
-    /// for example because the transaction has ended; the branch is then rolled back. [`Error::Unavailable`] when the
-    /// resource or the coordinator could not be reached; if the branch is prepared by then it stays in doubt and is
-    /// resolved by asking. After any of them the initiator should abort.
+    /// for example because the transaction has ended; the branch is then rolled back, unless the reason is that its id
+    /// is taken (`ALREADY_EXISTS`). [`Error::Unavailable`] when the resource or the coordinator could not be reached. In
+    /// these two cases a branch that is prepared stays in doubt and is resolved by asking. After any of them the
+    /// initiator should abort.
     pub async fn with(self, request: &impl Encode) -> Result<Joined, Error> {
         let (handle, work) = self.work(request)?;
         finished(tokio::spawn(async move {
@@ -179,9 +181,12 @@ impl Handle {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if let Error::Unavailable(_) = error {
-            // The coordinator may have taken it, so it is not ours to roll back: the answer to an inquiry will tell.
-            self.engine.ask_about_all();
+        // It may stand with its vote: by the enlistment whose answer was lost, or by an earlier one that differed, such as
+        // another replica's with another endpoint. Then it is not ours to roll back: the answer to an inquiry will tell.
+        let may_stand =
+            matches!(error, Error::Unavailable(_) | Error::Rejected { code: Code::AlreadyExists, .. });
+        if may_stand {
+            self.engine.ask_about(branch);
         } else if let Err(failure) = self.engine.rollback(branch).await {
             tracing::warn!(%branch, error = %failure, "a rejected branch stays in doubt for now");
         }

@@ -1,12 +1,13 @@
 //! The session: one stream to the coordinator, opened again whenever it breaks.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use assent_proto::v1::participant_session_service_client::ParticipantSessionServiceClient;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
@@ -142,9 +143,9 @@ impl Session {
         outgoing: mpsc::Sender<Outgoing>,
         caller: &Caller,
     ) {
-        // The other end being gone is as good as drained.
-        let _ = outgoing.send(Outgoing::Draining).await;
         let finished = timeout(self.drain_timeout, async {
+            // The other end being gone is as good as drained. One that does not read may leave no room.
+            let _ = outgoing.send(Outgoing::Draining).await;
             loop {
                 tokio::select! {
                     biased;
@@ -246,7 +247,10 @@ async fn answer(engine: &Engine, call: pb::Call, caller: &Caller) -> pb::CallRep
         Err(failure) => Err(failure),
         Ok(branch) => {
             let context = Context::new(branch.xid()).with_traceparent(&call.traceparent);
-            context::scope(context, carry_out(engine, branch, call, caller)).await
+            let carried_out = context::scope(context, carry_out(engine, branch, call, caller));
+            // A panic must not leave the coordinator without an answer until its time is up.
+            let carried_out = AssertUnwindSafe(carried_out).catch_unwind().await;
+            carried_out.unwrap_or_else(|_| Err(Failure::again("the call ended in a panic")))
         }
     };
     let result = result.unwrap_or_else(|failure| pb::call_reply::Result::Error(failure.to_string()));

@@ -383,6 +383,37 @@ async fn calls_for_one_branch_wait_for_each_other_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn repetitions_of_a_call_that_hangs_leave_room_for_other_branches() {
+    let (coordinator, gated) = (Coordinator::start().await, Gated::default());
+    let participant = Participant::builder("shop/stock").resource(gated.clone()).max_in_flight(8);
+    let _participant = participant.connect(coordinator.url()).await.unwrap();
+    let mut session = coordinator.welcomed().await;
+    let mut calls = vec![reserve(1, 0); 20];
+    calls.push(call(2, "a", pb::Operation::Rollback));
+    session.send(pb::SessionResponse { calls, ..Default::default() }).await;
+    let mut replies = Vec::new();
+    while !replies.iter().any(|reply: &pb::CallReply| reply.xid == tx(2).to_string()) {
+        replies.extend(session.receive().await.replies);
+    }
+    let told = replies.iter().filter(|reply| matches!(&reply.result, Some(Reply::Error(_)))).count();
+    assert_eq!(told, 16, "one is under way, three wait, the others come again");
+}
+
+#[tokio::test]
+async fn panic_of_a_resource_is_answered_as_trouble() {
+    let (coordinator, gated) = (Coordinator::start().await, Gated::default());
+    // It panics at a closed gate.
+    gated.gate.close();
+    let _participant =
+        Participant::builder("shop/stock").resource(gated).connect(coordinator.url()).await.unwrap();
+    let mut session = coordinator.welcomed().await;
+    match session.call(reserve(1, 0)).await {
+        Reply::Error(error) => assert_eq!(error, "the call ended in a panic"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn joining_enlists_the_branch_with_its_vote() {
     let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
     let (participant, mut session) = connected(&coordinator, &memory).await;
@@ -419,6 +450,34 @@ async fn branch_whose_enlistment_is_rejected_is_rolled_back() {
     let error = soon(joining).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Rejected { code: tonic::Code::FailedPrecondition, .. }), "{error:?}");
     assert_eq!(memory.state(), shelf());
+}
+
+/// The coordinator has a branch of this id, perhaps this very one with its vote from another replica: not ours to undo.
+#[tokio::test]
+async fn branch_whose_id_is_taken_is_held_and_asked_about() {
+    let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
+    let patient = participant(&memory).inquire_after(Duration::from_secs(3600));
+    let participant = patient.connect(coordinator.url()).await.unwrap();
+    let mut session = coordinator.welcomed().await;
+    let handle = participant.handle();
+    let joining = tokio::spawn(async move { handle.join(tx(1), "line-1").with(&take(3)).await });
+    let asked = enlistment(&mut session).await;
+    enlisted(&session, asked.call_id, tonic::Code::AlreadyExists).await;
+    let error = soon(joining).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Rejected { code: tonic::Code::AlreadyExists, .. }), "{error:?}");
+    let asked = session.inquiries().await;
+    assert_eq!(memory.state(), at(7, 3, 0));
+    session.answer(&asked[0], pb::InquiryAnswer::Commit).await;
+    until(async || memory.state() == at(7, 0, 3)).await;
+}
+
+#[tokio::test]
+async fn time_to_live_below_a_millisecond_is_told_as_one_and_not_as_none() {
+    let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
+    let short = participant(&memory).autonomous().max_reservation(Duration::from_micros(10));
+    let _participant = short.connect(coordinator.url()).await.unwrap();
+    let mut session = coordinator.welcomed().await;
+    assert_eq!(vote(&mut session, reserve(1, MINUTE_MS)).await.reservation_ttl_ms, 1);
 }
 
 #[tokio::test]
@@ -508,7 +567,7 @@ impl Resource for Gated {
 
     async fn phase_one(&self, _: PhaseOne) -> Result<Granted> {
         self.begun.add_permits(1);
-        self.gate.acquire().await?.forget();
+        self.gate.acquire().await.expect("the gate is not closed").forget();
         Ok(Granted { vote: Vote::Prepared(Bytes::new()), reservation: None })
     }
 
