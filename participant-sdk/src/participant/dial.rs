@@ -11,7 +11,7 @@ use assent_proto::v1::two_phase_participant_service_server::TwoPhaseParticipantS
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use super::engine::{Asked, Engine, completion, refused, ttl};
+use super::engine::{Asked, Engine, clipped, completion, refused, ttl};
 use crate::branch::{Branch, ClusterId, Protocol};
 use crate::context;
 use crate::error::Result;
@@ -59,7 +59,7 @@ impl Dialled {
         };
         match tokio::spawn(work).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(failure)) => Err(Status::unavailable(failure.to_string())),
+            Ok(Err(failure)) => Err(Status::unavailable(clipped(failure.to_string()))),
             Err(panic) => Err(Status::unavailable(format!("the call ended in a panic: {panic}"))),
         }
     }

@@ -22,6 +22,9 @@ use crate::resource::{
 /// repeated for ever, and its repetitions must not take up the room of all other branches.
 const BRANCH_CALLS_MAX: usize = 4;
 
+/// Reasons and errors are sent up to here: the coordinator keeps no more.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// The shortest time to live that is granted: messages count in milliseconds, and 0 there means no expiry.
 const RESERVATION_MIN: Duration = Duration::from_millis(1);
 
@@ -431,12 +434,32 @@ pub(crate) fn refused(failure: Failure) -> Result<pb::PhaseOneResult> {
         None => Err(failure),
         Some(reason) => Ok(pb::PhaseOneResult {
             vote: pb::Vote::Refused.into(),
-            reason: reason.to_owned(),
+            reason: clipped(reason.to_owned()),
             ..pb::PhaseOneResult::default()
         }),
     }
 }
 
+/// A text for people as long as it is sent at most. One without bound could break the stream that carries it.
+pub(crate) fn clipped(mut text: String) -> String {
+    let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|&end| text.is_char_boundary(end));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
 fn permits(max_in_flight: u32) -> usize {
     usize::try_from(max_in_flight).expect("32 bits fit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(clipped("out of stock".into()), "out of stock");
+        let long = format!("x{}", "ö".repeat(TEXT_BYTES_MAX));
+        assert_eq!(clipped(long), format!("x{}", "ö".repeat((TEXT_BYTES_MAX - 1) / 2)));
+        assert_eq!(clipped("x".repeat(TEXT_BYTES_MAX)).len(), TEXT_BYTES_MAX);
+    }
 }

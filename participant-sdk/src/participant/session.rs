@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
-use super::engine::{Asked, Engine, completion, refused, ttl};
+use super::engine::{Asked, Engine, clipped, completion, refused, ttl};
 use super::link::{self, Link, Outgoing};
 use super::stopped;
 use crate::backoff::Backoff;
@@ -253,7 +253,7 @@ async fn answer(engine: &Engine, call: pb::Call, caller: &Caller) -> pb::CallRep
             carried_out.unwrap_or_else(|_| Err(Failure::again("the call ended in a panic")))
         }
     };
-    let result = result.unwrap_or_else(|failure| pb::call_reply::Result::Error(failure.to_string()));
+    let result = result.unwrap_or_else(|failure| pb::call_reply::Result::Error(clipped(failure.to_string())));
     pb::CallReply { xid, branch_id, operation, result: Some(result) }
 }
 
