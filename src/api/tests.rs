@@ -40,6 +40,7 @@ const IN_FLIGHT_MAX: usize = 16;
 
 pub(super) struct Fixture {
     pub coordinator: Coordinator,
+    url: String,
     channel: Channel,
     /// Starts the driver: until then the coordinator recovers.
     start: Option<oneshot::Sender<()>>,
@@ -90,8 +91,8 @@ impl Fixture {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(router(parts).serve_with_incoming(TcpListenerStream::new(listener)));
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        Fixture { coordinator, channel, start: Some(start), driver }
+        let channel = connect(&url).await;
+        Fixture { coordinator, url, channel, start: Some(start), driver }
     }
 
     pub fn transactions(&self) -> TransactionServiceClient<Channel> {
@@ -104,6 +105,11 @@ impl Fixture {
 
     fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone())
+    }
+
+    /// On a connection of its own, which nobody's unread answers fill up.
+    async fn admin_apart(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(connect(&self.url).await)
     }
 
     pub async fn begin(&self) -> String {
@@ -216,6 +222,10 @@ fn engine_settings() -> EngineSettings {
         retention: Duration::from_secs(3_600),
         retention_max: 10_000,
     }
+}
+
+async fn connect(url: &str) -> Channel {
+    Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
 }
 
 pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {

@@ -68,9 +68,10 @@ async fn a_session_that_asks_and_does_not_read_the_answers_is_cut_off() {
     let fixture = Fixture::serving().await;
     let xid = fixture.begin().await;
     let mut session = fixture.session("shop/stock").await;
+    let admin = fixture.admin_apart().await;
     let connected = async || {
         let request = pb::ListParticipantsRequest {};
-        let listed = fixture.admin().list_participants(request).await.unwrap().into_inner();
+        let listed = soon(admin.clone().list_participants(request)).await.unwrap().into_inner();
         listed.participants.iter().any(|participant| participant.name == "shop/stock")
     };
     for _ in 0..MESSAGES {
@@ -90,5 +91,5 @@ async fn a_session_that_asks_and_does_not_read_the_answers_is_cut_off() {
     };
     assert_eq!(why(&end), (Code::ResourceExhausted, "UNREAD".to_owned()));
     // And those who read are served as before.
-    fixture.begin().await;
+    soon(fixture.begin()).await;
 }
