@@ -8,8 +8,8 @@ use crate::local::{read_kept, read_new, write_reply};
 use crate::payload::{Decode, Encode};
 use crate::resource::Vote;
 
-/// A store whose local transactions handlers work in: [`Sqlite`](crate::sqlite::Sqlite),
-/// [`Memory`](crate::memory::Memory).
+/// A store whose local transactions handlers work in: `Sqlite`, `Memory`, `Postgres`, `MySql`, each in the module of its
+/// feature.
 pub trait Database: 'static {
     /// What a handler is given.
     type Transaction<'a>;
@@ -67,7 +67,7 @@ pub trait TwoPhase<D: Database>: Send + Sync + 'static {
     fn rollback(&self, db: D::Transaction<'_>, branch: &Branch, request: Self::Request) -> Result<()>;
 }
 
-/// Either of the two behind a pointer, with payloads still as bytes.
+/// [`Tcc`] or [`TwoPhase`] behind a pointer, with payloads still as bytes.
 pub(crate) trait Handler<D: Database>: Send + Sync {
     fn protocol(&self) -> Protocol;
     fn work(&self, db: D::Transaction<'_>, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>>;

@@ -193,15 +193,17 @@ mod branch;
 pub mod client;
 pub mod context;
 mod error;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod handler;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod local;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod participant;
 mod payload;
 pub mod resource;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -210,8 +212,10 @@ pub use assent_proto::{TxId, TxOrder};
 pub use branch::{Branch, BranchId, ClusterId, Horizon, ParticipantName, Protocol};
 pub use client::{Client, Wait};
 pub use error::{BoxError, Error, Failure, Heuristic, Result, refuse};
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use handler::{Database, Tcc, TwoPhase};
 pub use participant::Participant;
 pub use payload::{Decode, Encode, Json, PayloadError, Proto};
 pub use resource::{Completion, Reservation, ReservationClass, Resource, Vote};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub use sql::{AsyncTcc, Prepare};

@@ -1,6 +1,8 @@
-//! The barrier carried out in a local transaction: the same for every store whose transactions are synchronous.
+//! The barrier carried out in a local transaction: the same for every store that keeps its rows beside the handler's work.
 
 use bytes::Bytes;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+use futures_util::FutureExt as _;
 
 use crate::barrier::{self, CommitStep, Completion, OnePhaseStep, PhaseOneStep, RollbackStep, State};
 use crate::branch::{Branch, ClusterId, Horizon};
@@ -35,24 +37,35 @@ pub(crate) enum Keep {
 
 /// An open local transaction, with the handler whose work belongs into it. On `Err` all of it is undone.
 pub(crate) trait Local {
-    fn row(&mut self, branch: &Branch) -> Result<Option<Row>>;
-    fn put(&mut self, branch: &Branch, row: Row) -> Result<()>;
-    fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>>;
+    /// The branch's row, locked: until the end of the local transaction nobody else changes it.
+    async fn row(&mut self, branch: &Branch) -> Result<Option<Row>>;
+    /// Fails where there is a row already: somebody else was faster, and the call has to come again.
+    async fn insert(&mut self, branch: &Branch, row: Row) -> Result<()>;
+    /// Changes the status of a row. The request is not needed any more; the reply stays, for calls that are repeated.
+    async fn finish(&mut self, branch: &Branch, status: Status) -> Result<()>;
+    /// Asked for only after `row`, so that a row that was cleared meanwhile is not taken for one that never was.
+    async fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>>;
 
-    fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>>;
-    fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
-    fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
+    async fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>>;
+    async fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
+    async fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()>;
 }
 
-pub(crate) fn phase_one(local: &mut impl Local, call: PhaseOne) -> Result<(Granted, Keep)> {
-    let row = local.row(&call.branch)?;
-    match barrier::phase_one(state(local, row.as_ref(), &call.branch, &call.cluster)?) {
+/// The result of a future of a store that never waits.
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("nothing in it waits")
+}
+
+pub(crate) async fn phase_one(local: &mut impl Local, call: PhaseOne) -> Result<(Granted, Keep)> {
+    let row = local.row(&call.branch).await?;
+    match barrier::phase_one(state(local, row.as_ref(), &call.branch, &call.cluster).await?) {
         PhaseOneStep::Refuse(late) => Err(refuse(late.to_string())),
         PhaseOneStep::Repeat => {
             let row = row.expect("only a branch with a row is answered again");
             Ok((Granted { vote: Vote::Prepared(row.reply), reservation: row.reservation }, Keep::Nothing))
         }
-        PhaseOneStep::Work => match local.work(&call.branch, call.request.clone())? {
+        PhaseOneStep::Work => match local.work(&call.branch, call.request.clone()).await? {
             vote @ Vote::ReadOnly(_) => Ok((Granted { vote, reservation: None }, Keep::Nothing)),
             Vote::Prepared(reply) => {
                 let row = Row {
@@ -62,7 +75,7 @@ pub(crate) fn phase_one(local: &mut impl Local, call: PhaseOne) -> Result<(Grant
                     reply: reply.clone(),
                     reservation: call.reservation,
                 };
-                local.put(&call.branch, row)?;
+                local.insert(&call.branch, row).await?;
                 let granted = Granted { vote: Vote::Prepared(reply), reservation: call.reservation };
                 Ok((granted, Keep::Writes))
             }
@@ -70,26 +83,26 @@ pub(crate) fn phase_one(local: &mut impl Local, call: PhaseOne) -> Result<(Grant
     }
 }
 
-pub(crate) fn commit(local: &mut impl Local, branch: &Branch) -> Result<(Completion, Keep)> {
-    let row = local.row(branch)?;
+pub(crate) async fn commit(local: &mut impl Local, branch: &Branch) -> Result<(Completion, Keep)> {
+    let row = local.row(branch).await?;
     match barrier::commit(row.as_ref().map_or(State::Absent, Row::state)) {
         CommitStep::Answer(completion) => Ok((completion, Keep::Nothing)),
         CommitStep::Work => {
             let row = row.expect("only a prepared branch is committed");
-            local.commit(branch, row.request.clone())?;
-            local.put(branch, row.finished(Status::Committed))?;
+            local.commit(branch, row.request).await?;
+            local.finish(branch, Status::Committed).await?;
             Ok((Completion::Done, Keep::Writes))
         }
     }
 }
 
-pub(crate) fn rollback(
+pub(crate) async fn rollback(
     local: &mut impl Local,
     branch: &Branch,
     cluster: &ClusterId,
 ) -> Result<(Completion, Keep)> {
-    let row = local.row(branch)?;
-    match barrier::rollback(state(local, row.as_ref(), branch, cluster)?) {
+    let row = local.row(branch).await?;
+    match barrier::rollback(state(local, row.as_ref(), branch, cluster).await?) {
         RollbackStep::Answer(completion) => Ok((completion, Keep::Nothing)),
         RollbackStep::Tombstone => {
             let tombstone = Row {
@@ -99,22 +112,22 @@ pub(crate) fn rollback(
                 reply: Bytes::new(),
                 reservation: None,
             };
-            local.put(branch, tombstone)?;
+            local.insert(branch, tombstone).await?;
             Ok((Completion::UnknownBranch, Keep::Writes))
         }
         RollbackStep::Work => {
             let row = row.expect("only a prepared branch is rolled back");
-            local.rollback(branch, row.request.clone())?;
-            local.put(branch, row.finished(Status::RolledBack))?;
+            local.rollback(branch, row.request).await?;
+            local.finish(branch, Status::RolledBack).await?;
             Ok((Completion::Done, Keep::Writes))
         }
     }
 }
 
-pub(crate) fn commit_one_phase(local: &mut impl Local, call: PhaseOne) -> Result<(OnePhase, Keep)> {
-    let row = local.row(&call.branch)?;
+pub(crate) async fn commit_one_phase(local: &mut impl Local, call: PhaseOne) -> Result<(OnePhase, Keep)> {
+    let row = local.row(&call.branch).await?;
     let done = |reply| OnePhase { completion: Completion::Done, reply };
-    match barrier::commit_one_phase(state(local, row.as_ref(), &call.branch, &call.cluster)?) {
+    match barrier::commit_one_phase(state(local, row.as_ref(), &call.branch, &call.cluster).await?) {
         OnePhaseStep::Refuse(late) => Err(refuse(late.to_string())),
         OnePhaseStep::Repeat => {
             let row = row.expect("only a branch with a row is answered again");
@@ -122,16 +135,16 @@ pub(crate) fn commit_one_phase(local: &mut impl Local, call: PhaseOne) -> Result
         }
         OnePhaseStep::Commit => {
             let reply = row.expect("only a prepared branch is committed").reply;
-            let (_, keep) = commit(local, &call.branch)?;
+            let (_, keep) = commit(local, &call.branch).await?;
             Ok((done(reply), keep))
         }
         OnePhaseStep::Work => {
             let branch = call.branch.clone();
-            let (granted, keep) = phase_one(local, call)?;
+            let (granted, keep) = phase_one(local, call).await?;
             match granted.vote {
                 Vote::ReadOnly(reply) => Ok((done(reply), keep)),
                 Vote::Prepared(reply) => {
-                    let (_, keep) = commit(local, &branch)?;
+                    let (_, keep) = commit(local, &branch).await?;
                     Ok((done(reply), keep))
                 }
             }
@@ -147,18 +160,18 @@ impl Row {
             Status::RolledBack => State::RolledBack,
         }
     }
-
-    /// The reply stays, for calls that are repeated.
-    fn finished(self, status: Status) -> Row {
-        Row { status, request: Bytes::new(), ..self }
-    }
 }
 
-fn state(local: &mut impl Local, row: Option<&Row>, branch: &Branch, cluster: &ClusterId) -> Result<State> {
+async fn state(
+    local: &mut impl Local,
+    row: Option<&Row>,
+    branch: &Branch,
+    cluster: &ClusterId,
+) -> Result<State> {
     if let Some(row) = row {
         return Ok(row.state());
     }
-    let horizon = local.horizon(cluster)?;
+    let horizon = local.horizon(cluster).await?;
     let covered = horizon.is_some_and(|horizon| horizon.covers(branch.xid()));
     Ok(if covered { State::BeforeHorizon } else { State::Absent })
 }

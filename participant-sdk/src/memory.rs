@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
 use crate::error::{Failure, Result};
 use crate::handler::{ByTcc, ByTwoPhase, Database, Handler, Tcc, TwoPhase};
-use crate::local::{self, Keep, Local, Row, Status};
+use crate::local::{self, Keep, Local, Row, Status, at_once};
 use crate::resource::{Cleaned, Completion, Granted, InDoubt, OnePhase, PhaseOne, Resource, Vote};
 
 /// State in memory, with the barrier's rows beside it. A clone is the same memory: keep one to look inside, or to give
@@ -88,19 +88,19 @@ impl<S: Clone + Send + 'static> Resource for MemoryResource<S> {
     }
 
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {
-        self.transact(|open| local::phase_one(open, call))
+        self.transact(|open| at_once(local::phase_one(open, call)))
     }
 
     async fn commit(&self, branch: &Branch) -> Result<Completion> {
-        self.transact(|open| local::commit(open, branch))
+        self.transact(|open| at_once(local::commit(open, branch)))
     }
 
     async fn rollback(&self, branch: &Branch, cluster: &ClusterId) -> Result<Completion> {
-        self.transact(|open| local::rollback(open, branch, cluster))
+        self.transact(|open| at_once(local::rollback(open, branch, cluster)))
     }
 
     async fn commit_one_phase(&self, call: PhaseOne) -> Result<OnePhase> {
-        self.transact(|open| local::commit_one_phase(open, call))
+        self.transact(|open| at_once(local::commit_one_phase(open, call)))
     }
 
     async fn in_doubt(&self, participant: &ParticipantName) -> Result<Vec<InDoubt>> {
@@ -135,29 +135,35 @@ struct Open<'a, S> {
 }
 
 impl<S: 'static> Local for Open<'_, S> {
-    fn row(&mut self, branch: &Branch) -> Result<Option<Row>> {
+    async fn row(&mut self, branch: &Branch) -> Result<Option<Row>> {
         let written = self.written.as_ref().filter(|(written, _)| written == branch).map(|(_, row)| row);
         Ok(written.or_else(|| self.inner.rows.get(branch)).cloned())
     }
 
-    fn put(&mut self, branch: &Branch, row: Row) -> Result<()> {
+    async fn insert(&mut self, branch: &Branch, row: Row) -> Result<()> {
         self.written = Some((branch.clone(), row));
         Ok(())
     }
 
-    fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>> {
+    async fn finish(&mut self, branch: &Branch, status: Status) -> Result<()> {
+        let row = self.row(branch).await?.expect("only a branch with a row is finished");
+        self.written = Some((branch.clone(), Row { status, request: Bytes::new(), ..row }));
+        Ok(())
+    }
+
+    async fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>> {
         Ok(self.inner.horizons.get(cluster).cloned())
     }
 
-    fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>> {
+    async fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>> {
         self.handler.work(&mut self.state, branch, request)
     }
 
-    fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+    async fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
         self.handler.commit(&mut self.state, branch, request)
     }
 
-    fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+    async fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
         self.handler.rollback(&mut self.state, branch, request)
     }
 }

@@ -19,7 +19,7 @@ use rusqlite::{Connection, Transaction};
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
 use crate::error::{Error, Result};
 use crate::handler::{ByTcc, ByTwoPhase, Database, Handler, Tcc, TwoPhase};
-use crate::local::{self, Keep};
+use crate::local::{self, Keep, at_once};
 use crate::resource::{Cleaned, Completion, Granted, InDoubt, OnePhase, PhaseOne, Resource};
 
 /// How long a statement waits for another process that holds the file's lock. After that the call fails and is repeated.
@@ -103,21 +103,21 @@ impl Resource for SqliteResource {
     }
 
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {
-        self.transact(|open| local::phase_one(open, call)).await
+        self.transact(|open| at_once(local::phase_one(open, call))).await
     }
 
     async fn commit(&self, branch: &Branch) -> Result<Completion> {
         let branch = branch.clone();
-        self.transact(move |open| local::commit(open, &branch)).await
+        self.transact(move |open| at_once(local::commit(open, &branch))).await
     }
 
     async fn rollback(&self, branch: &Branch, cluster: &ClusterId) -> Result<Completion> {
         let (branch, cluster) = (branch.clone(), cluster.clone());
-        self.transact(move |open| local::rollback(open, &branch, &cluster)).await
+        self.transact(move |open| at_once(local::rollback(open, &branch, &cluster))).await
     }
 
     async fn commit_one_phase(&self, call: PhaseOne) -> Result<OnePhase> {
-        self.transact(|open| local::commit_one_phase(open, call)).await
+        self.transact(|open| at_once(local::commit_one_phase(open, call))).await
     }
 
     async fn in_doubt(&self, participant: &ParticipantName) -> Result<Vec<InDoubt>> {

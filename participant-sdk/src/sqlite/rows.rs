@@ -42,7 +42,7 @@ pub(super) struct Open<'a> {
 }
 
 impl Local for Open<'_> {
-    fn row(&mut self, branch: &Branch) -> Result<Option<Row>> {
+    async fn row(&mut self, branch: &Branch) -> Result<Option<Row>> {
         let mut select = self.db.prepare_cached(
             "SELECT status, cluster, request, reply, ttl_ms, class FROM assent_barrier
              WHERE tx_order = ?1 AND xid = ?2 AND branch = ?3 AND participant = ?4",
@@ -50,12 +50,12 @@ impl Local for Open<'_> {
         Ok(select.query_row(key(branch), read_row).optional()?)
     }
 
-    fn put(&mut self, branch: &Branch, row: Row) -> Result<()> {
+    async fn insert(&mut self, branch: &Branch, row: Row) -> Result<()> {
         let [tx_order, xid, id, participant] = key(branch);
         let (ttl_ms, class) = write_reservation(row.reservation);
         self.db
             .prepare_cached(
-                "INSERT OR REPLACE INTO assent_barrier
+                "INSERT INTO assent_barrier
                  (tx_order, xid, branch, participant, cluster, status, request, reply, ttl_ms, class)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
@@ -74,7 +74,18 @@ impl Local for Open<'_> {
         Ok(())
     }
 
-    fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>> {
+    async fn finish(&mut self, branch: &Branch, status: Status) -> Result<()> {
+        let [tx_order, xid, id, participant] = key(branch);
+        self.db
+            .prepare_cached(
+                "UPDATE assent_barrier SET status = ?5, request = x''
+                 WHERE tx_order = ?1 AND xid = ?2 AND branch = ?3 AND participant = ?4",
+            )?
+            .execute(params![tx_order, xid, id, participant, write_status(status)])?;
+        Ok(())
+    }
+
+    async fn horizon(&mut self, cluster: &ClusterId) -> Result<Option<Horizon>> {
         let before: Option<String> = self
             .db
             .prepare_cached("SELECT before FROM assent_horizon WHERE cluster = ?1")?
@@ -84,15 +95,15 @@ impl Local for Open<'_> {
         Ok(Some(Horizon { cluster: cluster.clone(), before: before.parse()? }))
     }
 
-    fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>> {
+    async fn work(&mut self, branch: &Branch, request: Bytes) -> Result<Vote<Bytes>> {
         self.handler.work(self.db, branch, request)
     }
 
-    fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+    async fn commit(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
         self.handler.commit(self.db, branch, request)
     }
 
-    fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
+    async fn rollback(&mut self, branch: &Branch, request: Bytes) -> Result<()> {
         self.handler.rollback(self.db, branch, request)
     }
 }

@@ -1,0 +1,143 @@
+//! What the author of a service writes for an SQL server: the same as in `handler`, but it waits.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::branch::Branch;
+use crate::error::Result;
+use crate::handler::Database;
+use crate::local::{read_kept, read_new, write_reply};
+use crate::payload::{Decode, Encode};
+use crate::resource::Vote;
+
+/// A service whose database prepares by itself: only the business statements are left to write.
+///
+/// For databases that know two-phase commit: `Postgres` (`PREPARE TRANSACTION`) and `MySql` (XA). The statements run in a
+/// transaction that the resource has begun and will prepare, and that is later committed or rolled back as it stands,
+/// locks and all; so the handler ends no transaction itself. `?` means *try again*, [`refuse`](crate::refuse) means no.
+pub trait Prepare<D: Database>: Send + Sync + 'static {
+    /// What the initiator sends: [`Json`](crate::Json), [`Proto`](crate::Proto), `Bytes` or `()`.
+    type Request: Decode + Send;
+    /// What it is told.
+    type Reply: Encode + Send;
+
+    /// Does the work. Others see it when it is committed.
+    fn prepare(
+        &self,
+        db: D::Transaction<'_>,
+        branch: &Branch,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Vote<Self::Reply>>> + Send;
+}
+
+/// [`Tcc`] for databases that are spoken to asynchronously: `Postgres` and `MySql`. All that is said there holds here.
+pub trait AsyncTcc<D: Database>: Send + Sync + 'static {
+    /// What the initiator sends: [`Json`](crate::Json), [`Proto`](crate::Proto), `Bytes` or `()`.
+    type Request: Decode + Send;
+    /// What it is told.
+    type Reply: Encode + Send;
+
+    /// Sets aside what the request asks for.
+    fn reserve(
+        &self,
+        db: D::Transaction<'_>,
+        branch: &Branch,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Vote<Self::Reply>>> + Send;
+
+    /// Turns the reservation into its effect.
+    fn confirm(
+        &self,
+        db: D::Transaction<'_>,
+        branch: &Branch,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Gives the reservation back. Never called without one.
+    fn cancel(
+        &self,
+        db: D::Transaction<'_>,
+        branch: &Branch,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// [`Prepare`] behind a pointer, with payloads still as bytes.
+pub(crate) trait PrepareHandler<D: Database>: Send + Sync {
+    fn work<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Vote<Bytes>>>;
+}
+
+/// [`AsyncTcc`] behind a pointer, with payloads still as bytes.
+pub(crate) trait AsyncTccHandler<D: Database>: PrepareHandler<D> {
+    fn commit<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<()>>;
+    fn rollback<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<()>>;
+}
+
+pub(crate) struct ByPrepare<H>(pub(crate) H);
+pub(crate) struct ByAsyncTcc<H>(pub(crate) H);
+
+impl<D: Database, H: Prepare<D>> PrepareHandler<D> for ByPrepare<H>
+where
+    for<'a> D::Transaction<'a>: Send,
+{
+    fn work<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Vote<Bytes>>> {
+        Box::pin(async move { write_reply(&self.0.prepare(db, branch, read_new(request)?).await?) })
+    }
+}
+
+impl<D: Database, H: AsyncTcc<D>> PrepareHandler<D> for ByAsyncTcc<H>
+where
+    for<'a> D::Transaction<'a>: Send,
+{
+    fn work<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<Vote<Bytes>>> {
+        Box::pin(async move { write_reply(&self.0.reserve(db, branch, read_new(request)?).await?) })
+    }
+}
+
+impl<D: Database, H: AsyncTcc<D>> AsyncTccHandler<D> for ByAsyncTcc<H>
+where
+    for<'a> D::Transaction<'a>: Send,
+{
+    fn commit<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.0.confirm(db, branch, read_kept(request)?).await })
+    }
+
+    fn rollback<'a>(
+        &'a self,
+        db: D::Transaction<'a>,
+        branch: &'a Branch,
+        request: Bytes,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.0.cancel(db, branch, read_kept(request)?).await })
+    }
+}
