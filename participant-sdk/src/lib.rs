@@ -204,6 +204,8 @@ mod payload;
 pub mod resource;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "throwaway")]
+pub mod throwaway;
 
 pub use assent_proto as proto;
 pub use assent_proto::{TxId, TxOrder};
