@@ -24,7 +24,7 @@ pub async fn asks(bench: &Bench) -> Result<Effect, Stop> {
     }
     asked(bench, &branch).await?;
     bench.rollback(&branch).await?;
-    Ok(Effect::Units(0))
+    Ok(Effect::NotLookedAt)
 }
 
 pub async fn commit(bench: &Bench) -> Result<Effect, Stop> {
@@ -73,7 +73,7 @@ async fn holds_on(bench: &Bench, answer: InquiryAnswer, word: &str, breaks: &str
     expect(&what, bench.rollback(&undone).await?, &[Completion::Done], breaks)?;
     let what = format!("commit of what was answered {word}");
     expect(&what, bench.commit(&committed).await?, &[Completion::Done], breaks)?;
-    Ok(Effect::Units(1))
+    Ok(Effect::NotLookedAt)
 }
 
 /// A branch that was in doubt, and had so much time since it was told.
