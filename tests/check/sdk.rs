@@ -91,6 +91,12 @@ async fn checked(protocol: &str, way: Way) -> Said {
     check(&arguments).await
 }
 
+/// A participant under this name, with goods that go with it.
+pub fn with_goods(name: &str) -> assent_sdk::participant::Builder {
+    let database = Sqlite::open(":memory:").unwrap().setup(SCHEMA).unwrap();
+    Participant::builder(name).resource(database.two_phase(Goods))
+}
+
 pub async fn serve(settings: Settings) {
     let database = Sqlite::open(&settings.file).unwrap().setup(SCHEMA).unwrap();
     let resource = if settings.tcc { database.tcc(Goods) } else { database.two_phase(Goods) };
@@ -124,11 +130,11 @@ pub fn print_goods(file: &str) {
 struct Goods;
 
 impl Goods {
-    fn take(db: &Transaction<'_>, count: i64) -> Result<Vote<String>> {
+    fn take(db: &Transaction<'_>, count: i64) -> Result<Vote<Json<String>>> {
         let sql = "update goods set free = free - ?1, held = held + ?1 where free >= ?1";
         match db.execute(sql, [count])? {
             0 => Err(refuse(format!("there are not {count}"))),
-            _ => Ok(Vote::Prepared(format!("took {count}"))),
+            _ => Ok(Vote::Prepared(Json(format!("took {count}")))),
         }
     }
 
@@ -145,9 +151,14 @@ impl Goods {
 
 impl TwoPhase<Sqlite> for Goods {
     type Request = Json<i64>;
-    type Reply = String;
+    type Reply = Json<String>;
 
-    fn prepare(&self, db: &Transaction<'_>, _: &Branch, Json(count): Json<i64>) -> Result<Vote<String>> {
+    fn prepare(
+        &self,
+        db: &Transaction<'_>,
+        _: &Branch,
+        Json(count): Json<i64>,
+    ) -> Result<Vote<Json<String>>> {
         Goods::take(db, count)
     }
 
@@ -162,9 +173,14 @@ impl TwoPhase<Sqlite> for Goods {
 
 impl Tcc<Sqlite> for Goods {
     type Request = Json<i64>;
-    type Reply = String;
+    type Reply = Json<String>;
 
-    fn reserve(&self, db: &Transaction<'_>, _: &Branch, Json(count): Json<i64>) -> Result<Vote<String>> {
+    fn reserve(
+        &self,
+        db: &Transaction<'_>,
+        _: &Branch,
+        Json(count): Json<i64>,
+    ) -> Result<Vote<Json<String>>> {
         Goods::take(db, count)
     }
 

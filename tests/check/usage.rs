@@ -31,7 +31,9 @@ async fn wrong_usage_exits_with_2_and_says_what_would_be_right() {
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{arguments:?}: {said:?}");
         assert!(said.stderr.contains(expected), "{arguments:?}: {said:?}");
     }
-    for arguments in [&["http://127.0.0.1:1", "--payload", "1"][..], &["http://127.0.0.1:1", "--protocol", "2pc"]] {
+    for arguments in
+        [&["http://127.0.0.1:1", "--payload", "1"][..], &["http://127.0.0.1:1", "--protocol", "2pc"]]
+    {
         assert_eq!(check(arguments).await.code, 2, "{arguments:?}");
     }
 }
@@ -57,13 +59,9 @@ async fn where_nobody_opens_a_session_it_exits_with_6_in_time() {
 
 #[tokio::test]
 async fn a_session_under_another_name_is_turned_away_and_named() {
-    use assent_sdk::Participant;
-    use assent_sdk::memory::Memory;
-
     let listen = format!("127.0.0.1:{}", crate::free_port());
-    let resource = Memory::new(()).two_phase(crate::usage::Nothing);
-    let participant = Participant::builder("shop/other").resource(resource);
-    let _participant = participant.connect(format!("http://{listen}")).await.unwrap();
+    let other = crate::sdk::with_goods("shop/other");
+    let _other = other.connect(format!("http://{listen}")).await.unwrap();
     let arguments = ["shop/stock", "--listen", &listen, "--wait", "5s"];
     let said = check(&[&arguments[..], &WHAT].concat()).await;
     assert_eq!(said.code, 6, "{said:?}");
@@ -81,5 +79,8 @@ async fn an_address_in_use_and_a_command_that_ends_are_errors() {
     let arguments = ["shop/stock", "--listen", "127.0.0.1:0", "--run", "exit 7"];
     let said = check(&[&arguments[..], &WHAT].concat()).await;
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stderr.contains(r#""exit 7" ended (exit status: 7) before the participant was there"#), "{said:?}");
+    assert!(
+        said.stderr.contains(r#""exit 7" ended (exit status: 7) before the participant was there"#),
+        "{said:?}"
+    );
 }
