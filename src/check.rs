@@ -179,22 +179,22 @@ async fn judge(bench: &Bench, rule: &Rule) -> Verdict {
 /// What the plan lacks for this rule, and how to supply it.
 fn missing(bench: &Bench, rule: &Rule) -> Option<String> {
     let plan = bench.plan();
-    let why = match rule.needs {
+    let (there, why) = match rule.needs {
         Needs::Nothing => return None,
-        Needs::Refusal if plan.payload_refused.is_none() => {
-            "--payload-refused TEXT names work that must be refused"
+        Needs::Refusal => {
+            (plan.payload_refused.is_some(), "--payload-refused TEXT names work that must be refused")
         }
-        Needs::Run if plan.run.is_none() => {
-            "--run 'COMMAND' lets the kit start the participant, and so kill -9 it"
+        Needs::Run => {
+            (plan.run.is_some(), "--run 'COMMAND' lets the kit start the participant, and so kill -9 it")
         }
-        Needs::Observe if plan.observe.is_none() => {
-            "--observe 'COMMAND' shows the data, and every rule is then judged by effects too"
+        Needs::Observe => (
+            plan.observe.is_some(),
+            "--observe 'COMMAND' shows the data, and rules are then judged by effects too",
+        ),
+        Needs::Desk => {
+            (plan.listen.is_some(), "--listen ADDRESS answers inquiries; the participant must ask there")
         }
-        Needs::Desk if plan.listen.is_none() => {
-            "--listen ADDRESS answers inquiries; the participant must ask there"
-        }
-        Needs::OneProtocol if plan.protocols.len() > 1 => "it takes part by both",
-        Needs::Refusal | Needs::Run | Needs::Observe | Needs::Desk | Needs::OneProtocol => return None,
+        Needs::OneProtocol => (plan.protocols.len() == 1, "it takes part by both"),
     };
-    Some(why.to_owned())
+    (!there).then(|| why.to_owned())
 }

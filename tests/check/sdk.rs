@@ -113,7 +113,7 @@ pub async fn serve(settings: Settings) {
         }
     };
     // Until it is killed.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[expect(clippy::print_stdout, reason = "it is asked to")]

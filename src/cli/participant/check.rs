@@ -39,7 +39,7 @@ and sold, and lets the rules be judged by what was done and not only by what was
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Where the participant serves, such as http://127.0.0.1:9000; or the name with which it opens a session
+    /// Where the participant serves, `http://host:port`; or the name with which it opens a session
     #[arg(value_name = "URL|NAME")]
     participant: TargetArg,
     /// What the report calls a participant that is given by its URL
