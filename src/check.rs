@@ -3,7 +3,7 @@
 //! `barrier`.
 //!
 //! A [`Kit`] is opened with a [`Plan`], so that it is known where it listens, and [run](Kit::run) then. The rules are in
-//! `rules.rs`, each a function over the [`Bench`](bench::Bench); how the participant is reached is in `subject.rs`.
+//! `rules.rs`, each a function over the `Bench` of `bench.rs`; how the participant is reached is in `subject.rs`.
 //! Nothing here waits without a bound: a participant that hangs has failed what it was asked.
 
 mod bench;
@@ -139,6 +139,7 @@ impl Kit {
             bench.takes_part_by(*protocol);
             check(&bench, *protocol, &mut report).await;
         }
+        bench.tidy_what_was_left().await;
         report.left_open = bench.left_open();
         bench.end().await;
         Ok(report)

@@ -311,6 +311,13 @@ impl Bench {
         }
     }
 
+    /// Tries once more to roll back what could not be before.
+    pub async fn tidy_what_was_left(&self) {
+        let left = std::mem::take(&mut self.lock().left);
+        self.lock().open.extend(left);
+        self.tidy().await;
+    }
+
     /// Those that may still be prepared: their rollback was not acknowledged.
     pub fn left_open(&self) -> Vec<String> {
         self.lock().left.iter().map(|(branch, _)| format!("{}/{}", branch.xid, branch.id)).collect()
