@@ -7,6 +7,7 @@ pub(crate) mod pool;
 use assent_proto::TxId;
 
 pub use self::handler::{AsyncTcc, Prepare};
+pub use self::pool::Lease;
 use crate::branch::BranchId;
 
 /// Whether the barrier's tables are created where they are missing.

@@ -1,10 +1,13 @@
 //! What the author of a service writes for an SQL server: the same as in `handler`, but it waits.
 
+use std::panic::AssertUnwindSafe;
+
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::branch::Branch;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::handler::Database;
 use crate::local::{read_kept, read_new, write_reply};
 use crate::payload::{Decode, Encode};
@@ -140,4 +143,10 @@ where
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.0.cancel(db, branch, read_kept(request)?).await })
     }
+}
+
+/// What a handler answers; a panic is trouble, and the connection that it had must be closed.
+pub(crate) async fn caught<T>(handler: BoxFuture<'_, Result<T>>) -> Result<T> {
+    let worked = AssertUnwindSafe(handler).catch_unwind().await;
+    worked.unwrap_or_else(|_| Err(Failure::again("the handler panicked")))
 }

@@ -27,7 +27,7 @@ pub(crate) type Open<C> = Box<dyn Fn() -> BoxFuture<'static, sqlx::Result<C>> + 
 
 /// A connection on loan. It is closed when it is dropped, unless it was given [`back`](Lease::back): what was cut short, by
 /// an error, a panic or a caller who went away, may have left a transaction open on it.
-pub(crate) struct Lease<C: Connection> {
+pub struct Lease<C: Connection> {
     object: Option<Object<Opener<C>>>,
 }
 
@@ -61,8 +61,8 @@ impl<C: Connection> Pool<C> {
 }
 
 impl<C: Connection> Lease<C> {
-    /// Nothing is under way on it: the next may have it.
-    pub(crate) fn back(mut self) {
+    /// Keeps it open for the next one: no transaction is under way on it, and its settings are as they were.
+    pub fn back(mut self) {
         drop(self.object.take());
     }
 }
@@ -100,6 +100,12 @@ impl<C: Connection> managed::Manager for Opener<C> {
     async fn recycle(&self, _: &mut C, _: &Metrics) -> RecycleResult<sqlx::Error> {
         // Whether it still lives is seen at its next statement; if not, the call comes again.
         Ok(())
+    }
+}
+
+impl<C: Connection> fmt::Debug for Lease<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
     }
 }
 
