@@ -206,6 +206,8 @@ pub mod resource;
 pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "throwaway")]
+pub mod throwaway;
 
 pub use assent_proto as proto;
 pub use assent_proto::{TxId, TxOrder};
