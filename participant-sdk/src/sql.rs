@@ -6,7 +6,7 @@ pub(crate) mod pool;
 
 use assent_proto::TxId;
 
-pub use self::handler::{AsyncTcc, Prepare};
+pub use self::handler::{AsyncTcc, Prepare, SqlDatabase};
 pub use self::pool::Lease;
 use crate::branch::BranchId;
 

@@ -17,8 +17,9 @@ pub(crate) fn shortened(name: &str, bytes_max: usize) -> String {
         return name.to_owned();
     }
     let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string();
-    let kept = &name.as_bytes()[..bytes_max - 1 - HASH_DIGITS];
-    format!("{}#{}", String::from_utf8_lossy(kept), &hash[..HASH_DIGITS])
+    // The name of a database may have any letters.
+    let kept = &name[..name.floor_char_boundary(bytes_max - 1 - HASH_DIGITS)];
+    format!("{kept}#{}", &hash[..HASH_DIGITS])
 }
 
 /// The cluster's id as text that may stand between quotes. All other names were parsed, but this one comes as it was sent.
@@ -45,6 +46,7 @@ mod tests {
         assert_eq!(shortened(&one, 27).len(), 27);
         assert!(shortened(&one, 27).starts_with("xxxxxxxxxx#"));
         assert_ne!(shortened(&one, 27), shortened(&other, 27));
+        assert!(shortened(&"ö".repeat(20), 27).starts_with("ööööö#"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
 use futures_util::future::BoxFuture;
 use sqlx::Connection;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Error, Failure, Result};
 
@@ -29,6 +30,8 @@ pub(crate) type Open<C> = Box<dyn Fn() -> BoxFuture<'static, sqlx::Result<C>> + 
 /// an error, a panic or a caller who went away, may have left a transaction open on it.
 pub struct Lease<C: Connection> {
     object: Option<Object<Opener<C>>>,
+    /// Given back after the connection.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 pub(crate) struct Opener<C> {
@@ -53,7 +56,15 @@ impl<C: Connection> Pool<C> {
             managed::PoolError::Timeout(_) => not_in_time(),
             other => Failure::again(other.to_string()),
         })?;
-        Ok(Lease { object: Some(object) })
+        Ok(Lease { object: Some(object), permit: None })
+    }
+
+    /// The same for somebody who had to have a permit, which is given back with the connection.
+    #[cfg(feature = "mysql")]
+    pub(crate) async fn lease_with(&self, permit: OwnedSemaphorePermit) -> Result<Lease<C>> {
+        let mut lease = self.lease().await?;
+        lease.permit = Some(permit);
+        Ok(lease)
     }
 
     /// A connection that is opened now, and is not one of the pool.
@@ -91,6 +102,7 @@ impl<C: Connection> Drop for Lease<C> {
         if let Some(object) = self.object.take() {
             drop(Object::take(object));
         }
+        drop(self.permit.take());
     }
 }
 
