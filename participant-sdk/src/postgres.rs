@@ -71,8 +71,7 @@ pub use self::connect::{PostgresOptions, held};
 pub use self::tcc::PostgresTcc;
 pub use self::two_phase::PostgresTwoPhase;
 use crate::error::{Error, Result};
-use crate::handler::Database;
-use crate::sql::handler::{AsyncTcc, ByAsyncTcc, ByPrepare, Prepare};
+use crate::sql::handler::{AsyncTcc, ByAsyncTcc, ByPrepare, Prepare, SqlDatabase};
 use crate::sql::pool::{Lease, Pool};
 pub use crate::sql::{Held, HeldBranch, HeldBy, Tables};
 
@@ -138,8 +137,8 @@ impl Postgres {
     }
 }
 
-impl Database for Postgres {
-    type Transaction<'a> = &'a mut PgConnection;
+impl SqlDatabase for Postgres {
+    type Connection = PgConnection;
 }
 
 impl fmt::Debug for Postgres {

@@ -68,6 +68,7 @@ impl<C: Connection> Pool<C> {
     }
 
     /// A connection that is opened now, and is not one of the pool.
+    #[cfg(feature = "postgres")]
     pub(crate) async fn fresh(&self) -> Result<C> {
         match tokio::time::timeout(CONNECT_TIMEOUT, (self.inner.manager().open)()).await {
             Ok(opened) => Ok(opened?),
