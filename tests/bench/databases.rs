@@ -120,7 +120,7 @@ trait Bank: Clone + Send + Sync + 'static {
 }
 
 async fn measure<B: Bank>(title: &str, options: &Options) {
-    let coordinator = Coordinator::start(&["--set", "limits.retention=0s"]);
+    let coordinator = Coordinator::start(&[]);
     let ((one, _one_server), (other, _other_server)) = (B::start().await, B::start().await);
     let banks = [one, other];
     let mut participants = Vec::new();
@@ -330,7 +330,7 @@ macro_rules! bank {
 
         async fn opened(server: &Server, database: $Database) -> Bank {
             let bank = Bank { url: server.url(), database };
-            let mut db = Bank::connection(&bank).await;
+            let mut db = super::Bank::connection(&bank).await;
             let rows: Vec<_> = (0..ACCOUNTS).map(|id| format!("({id}, 0)")).collect();
             run(&mut db, format!("{TABLES} INSERT INTO accounts VALUES {};", rows.join(", "))).await;
             bank
