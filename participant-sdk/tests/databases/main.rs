@@ -5,5 +5,6 @@
 #[path = "../sdk/conformance.rs"]
 mod conformance;
 mod mysql;
+mod prepares;
 #[path = "../sdk/shop.rs"]
 mod shop;
