@@ -1,0 +1,190 @@
+//! PostgreSQL.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use assent_sdk::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
+use assent_sdk::postgres::{Postgres, PostgresTcc, PostgresTwoPhase};
+use assent_sdk::throwaway::Server;
+use assent_sdk::{AsyncTcc, Branch, Json, Prepare, Result, Vote, refuse};
+
+use crate::shop::{SCHEMA, Shelf, Shop, Stock, Take, Taken, begin_life};
+use crate::two_phase::{Books, Sell};
+use crate::{conformance, two_phase};
+
+const SALES: &str = "CREATE TABLE sale (branch text NOT NULL, count bigint NOT NULL)";
+
+#[tokio::test]
+async fn tcc_keeps_the_barrier() {
+    // A schema is made faster than a database, and these are many shops.
+    let url = database(server()).await;
+    conformance::conforms(async || connect(&schema(&url).await).await.setup(SCHEMA).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn two_phase_commit_keeps_the_barrier() {
+    two_phase::conforms(async || connect(&database(server()).await).await.setup(SALES).await.unwrap()).await;
+}
+
+/// One server for all tests that neither kill it nor change its settings.
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::postgres(&[]).unwrap())
+}
+
+/// The URL of a new database.
+async fn database(server: &Server) -> String {
+    begin_life();
+    let name = new_name();
+    run(&server.url(), &format!("CREATE DATABASE {name}")).await;
+    server.database_url(&name)
+}
+
+/// The URL of a new schema.
+async fn schema(database: &str) -> String {
+    begin_life();
+    let name = new_name();
+    run(database, &format!("CREATE SCHEMA {name}")).await;
+    format!("{database}?options=-c%20search_path%3D{name}")
+}
+
+fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn connect(url: &str) -> Postgres {
+    Postgres::connect(url).await.unwrap()
+}
+
+/// Runs statements on a connection of their own, as anybody would.
+async fn run(url: &str, statements: &str) {
+    let mut db = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut db).await.unwrap();
+    db.close().await.unwrap();
+}
+
+impl Shop for Postgres {
+    type Tcc = PostgresTcc;
+    type TwoPhase = PostgresTwoPhase;
+
+    fn tcc(&self, stock: Stock) -> PostgresTcc {
+        self.clone().tcc(stock)
+    }
+
+    fn two_phase(&self, stock: Stock) -> PostgresTwoPhase {
+        self.clone().two_phase(stock).unwrap()
+    }
+
+    async fn shelf(&self) -> Shelf {
+        let mut db = self.connection().await.unwrap();
+        let sql = "SELECT free::bigint, held::bigint, sold::bigint FROM shelf";
+        let (free, held, sold) = sqlx::query_as(sql).fetch_one(&mut *db).await.unwrap();
+        db.back();
+        Shelf { free, held, sold }
+    }
+}
+
+impl Stock {
+    async fn take_in_postgres(
+        &self,
+        db: &mut PgConnection,
+        count: i64,
+        into: &str,
+    ) -> Result<Vote<Json<Taken>>> {
+        if count == 0 {
+            sqlx::query("UPDATE shelf SET sold = 99").execute(db).await?;
+            return Ok(Vote::ReadOnly(Json(Taken { left: 10 })));
+        }
+        // The write comes first, so that a refusal has something to leave behind if it could.
+        let sql = AssertSqlSafe(format!("UPDATE shelf SET {into} = {into} + $1"));
+        sqlx::query(sql).bind(count).execute(&mut *db).await?;
+        Stock::fail(&self.0.after_reserve)?;
+        assert!(!self.0.panic_in_reserve.swap(false, Ordering::SeqCst), "a fault was asked for");
+        let sql = "UPDATE shelf SET free = free - $1 WHERE free >= $1 RETURNING free::bigint";
+        let left = sqlx::query_scalar(sql).bind(count).fetch_optional(db).await?;
+        let left = left.ok_or_else(|| refuse("out of stock"))?;
+        Ok(Vote::Prepared(Json(Taken { left })))
+    }
+}
+
+impl AsyncTcc<Postgres> for Stock {
+    type Request = Json<Take>;
+    type Reply = Json<Taken>;
+
+    async fn reserve(
+        &self,
+        db: &mut PgConnection,
+        _: &Branch,
+        Json(take): Json<Take>,
+    ) -> Result<Vote<Json<Taken>>> {
+        self.take_in_postgres(db, take.count, "held").await
+    }
+
+    async fn confirm(&self, db: &mut PgConnection, _: &Branch, Json(take): Json<Take>) -> Result<()> {
+        let sql = "UPDATE shelf SET held = held - $1, sold = sold + $1";
+        sqlx::query(sql).bind(take.count).execute(db).await?;
+        Stock::fail(&self.0.after_confirm)
+    }
+
+    async fn cancel(&self, db: &mut PgConnection, _: &Branch, Json(take): Json<Take>) -> Result<()> {
+        let sql = "UPDATE shelf SET held = held - $1, free = free + $1";
+        sqlx::query(sql).bind(take.count).execute(db).await?;
+        Ok(())
+    }
+}
+
+impl Prepare<Postgres> for Stock {
+    type Request = Json<Take>;
+    type Reply = Json<Taken>;
+
+    async fn prepare(
+        &self,
+        db: &mut PgConnection,
+        _: &Branch,
+        Json(take): Json<Take>,
+    ) -> Result<Vote<Json<Taken>>> {
+        let vote = self.take_in_postgres(db, take.count, "sold").await?;
+        Stock::fail(&self.0.after_confirm)?;
+        Ok(vote)
+    }
+}
+
+impl Books for Postgres {
+    type Resource = PostgresTwoPhase;
+
+    fn sales(&self, sell: Sell) -> PostgresTwoPhase {
+        self.clone().two_phase(sell).unwrap()
+    }
+
+    async fn sold(&self, branch: &Branch) -> Option<i64> {
+        let mut db = self.connection().await.unwrap();
+        let sql = "SELECT sum(count)::bigint FROM sale WHERE branch = $1";
+        let sold = sqlx::query_scalar(sql).bind(branch.key()).fetch_one(&mut *db).await.unwrap();
+        db.back();
+        sold
+    }
+}
+
+impl Prepare<Postgres> for Sell {
+    type Request = Json<Take>;
+    type Reply = Json<Taken>;
+
+    async fn prepare(
+        &self,
+        db: &mut PgConnection,
+        branch: &Branch,
+        Json(take): Json<Take>,
+    ) -> Result<Vote<Json<Taken>>> {
+        let sql = "INSERT INTO sale VALUES ($1, $2)";
+        sqlx::query(sql).bind(branch.key()).bind(take.count).execute(db).await?;
+        Stock::fail(&self.0.after_reserve)?;
+        assert!(!self.0.panic_in_reserve.swap(false, Ordering::SeqCst), "a fault was asked for");
+        let taken = Json(Taken { left: 10 - take.count });
+        match take.count {
+            11.. => Err(refuse("out of stock")),
+            0 => Ok(Vote::ReadOnly(taken)),
+            _ => Ok(Vote::Prepared(taken)),
+        }
+    }
+}
