@@ -4,7 +4,8 @@
 
 #[path = "../sdk/conformance.rs"]
 mod conformance;
+mod mysql;
 mod postgres;
+mod prepares;
 #[path = "../sdk/shop.rs"]
 mod shop;
-mod two_phase;

@@ -9,52 +9,48 @@ use assent_sdk::throwaway::Server;
 use assent_sdk::{AsyncTcc, Branch, Json, Prepare, Result, Vote, refuse};
 
 use crate::shop::{SCHEMA, Shelf, Shop, Stock, Take, Taken, begin_life};
-use crate::two_phase::{Books, Sell};
-use crate::{conformance, two_phase};
-
-const SALES: &str = "CREATE TABLE sale (branch text NOT NULL, count bigint NOT NULL)";
+use crate::{conformance, prepares};
 
 #[tokio::test]
-async fn tcc_keeps_the_barrier() {
+async fn postgres_keeps_the_barrier() {
     // A schema is made faster than a database, and these are many shops.
-    let url = database(server()).await;
-    conformance::conforms(async || connect(&schema(&url).await).await.setup(SCHEMA).await.unwrap()).await;
+    let url = &database(server()).await;
+    let shop = async || {
+        let name = new_name();
+        run(url, &format!("CREATE SCHEMA {name}")).await;
+        shop(&format!("{url}?options=-c%20search_path%3D{name}")).await
+    };
+    conformance::conforms(shop).await;
 }
 
 #[tokio::test]
-async fn two_phase_commit_keeps_the_barrier() {
-    two_phase::conforms(async || connect(&database(server()).await).await.setup(SALES).await.unwrap()).await;
+async fn postgres_prepares() {
+    prepares::conforms(async || shop(&database(server()).await).await).await;
 }
 
 /// One server for all tests that neither kill it nor change its settings.
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::postgres(&[]).unwrap())
+    SERVER.get_or_init(|| Server::postgres(&[("max_connections", "400")]).unwrap())
 }
 
 /// The URL of a new database.
 async fn database(server: &Server) -> String {
-    begin_life();
     let name = new_name();
     run(&server.url(), &format!("CREATE DATABASE {name}")).await;
     server.database_url(&name)
 }
 
-/// The URL of a new schema.
-async fn schema(database: &str) -> String {
+async fn shop(url: &str) -> Postgres {
+    let postgres = Postgres::connect(url).await.unwrap().setup(SCHEMA).await.unwrap();
+    // Names of what is prepared belong to the whole server.
     begin_life();
-    let name = new_name();
-    run(database, &format!("CREATE SCHEMA {name}")).await;
-    format!("{database}?options=-c%20search_path%3D{name}")
+    postgres
 }
 
 fn new_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-async fn connect(url: &str) -> Postgres {
-    Postgres::connect(url).await.unwrap()
 }
 
 /// Runs statements on a connection of their own, as anybody would.
@@ -147,44 +143,5 @@ impl Prepare<Postgres> for Stock {
         let vote = self.take_in_postgres(db, take.count, "sold").await?;
         Stock::fail(&self.0.after_confirm)?;
         Ok(vote)
-    }
-}
-
-impl Books for Postgres {
-    type Resource = PostgresTwoPhase;
-
-    fn sales(&self, sell: Sell) -> PostgresTwoPhase {
-        self.clone().two_phase(sell).unwrap()
-    }
-
-    async fn sold(&self, branch: &Branch) -> Option<i64> {
-        let mut db = self.connection().await.unwrap();
-        let sql = "SELECT sum(count)::bigint FROM sale WHERE branch = $1";
-        let sold = sqlx::query_scalar(sql).bind(branch.key()).fetch_one(&mut *db).await.unwrap();
-        db.back();
-        sold
-    }
-}
-
-impl Prepare<Postgres> for Sell {
-    type Request = Json<Take>;
-    type Reply = Json<Taken>;
-
-    async fn prepare(
-        &self,
-        db: &mut PgConnection,
-        branch: &Branch,
-        Json(take): Json<Take>,
-    ) -> Result<Vote<Json<Taken>>> {
-        let sql = "INSERT INTO sale VALUES ($1, $2)";
-        sqlx::query(sql).bind(branch.key()).bind(take.count).execute(db).await?;
-        Stock::fail(&self.0.after_reserve)?;
-        assert!(!self.0.panic_in_reserve.swap(false, Ordering::SeqCst), "a fault was asked for");
-        let taken = Json(Taken { left: 10 - take.count });
-        match take.count {
-            11.. => Err(refuse("out of stock")),
-            0 => Ok(Vote::ReadOnly(taken)),
-            _ => Ok(Vote::Prepared(taken)),
-        }
     }
 }
