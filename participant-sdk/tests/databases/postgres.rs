@@ -1,7 +1,15 @@
 //! PostgreSQL.
 
+mod cleaning;
+mod connecting;
+mod crashes;
+mod handlers;
+mod replicas;
+mod script;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use assent_sdk::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
 use assent_sdk::postgres::{Postgres, PostgresTcc, PostgresTwoPhase};
@@ -51,6 +59,28 @@ async fn shop(url: &str) -> Postgres {
 fn new_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Awaits what must come, far longer than it takes.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it comes within the bound")
+}
+
+/// Looks again and again until the statement answers true.
+async fn until(url: &str, statement: &str) {
+    let mut db = PgConnection::connect(url).await.unwrap();
+    let look = async {
+        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(statement)).fetch_one(&mut db).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(look).await;
+}
+
+/// The one value that a statement answers.
+async fn number(url: &str, statement: &str) -> i64 {
+    let mut db = PgConnection::connect(url).await.unwrap();
+    sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&mut db).await.unwrap()
 }
 
 /// Runs statements on a connection of their own, as anybody would.
