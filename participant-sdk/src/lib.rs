@@ -203,6 +203,8 @@ pub mod memory;
 pub mod mysql;
 pub mod participant;
 mod payload;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod resource;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod sql;

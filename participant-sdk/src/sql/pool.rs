@@ -53,10 +53,7 @@ impl<C: Connection> Pool<C> {
     pub(crate) async fn lease(&self) -> Result<Lease<C>> {
         let object = self.inner.get().await.map_err(|error| match error {
             managed::PoolError::Backend(error) => error.into(),
-            managed::PoolError::Timeout(_) => Failure::again(format!(
-                "no connection to the database within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            )),
+            managed::PoolError::Timeout(_) => not_in_time(),
             other => Failure::again(other.to_string()),
         })?;
         Ok(Lease { object: Some(object), permit: None })
@@ -68,6 +65,15 @@ impl<C: Connection> Pool<C> {
         let mut lease = self.lease().await?;
         lease.permit = Some(permit);
         Ok(lease)
+    }
+
+    /// A connection that is opened now, and is not one of the pool.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn fresh(&self) -> Result<C> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, (self.inner.manager().open)()).await {
+            Ok(opened) => Ok(opened?),
+            Err(_) => Err(not_in_time()),
+        }
     }
 }
 
@@ -131,4 +137,8 @@ impl<C: Connection> fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").finish_non_exhaustive()
     }
+}
+
+fn not_in_time() -> Failure {
+    Failure::again(format!("no connection to the database within {} s", CONNECT_TIMEOUT.as_secs()))
 }

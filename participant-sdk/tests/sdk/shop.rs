@@ -1,6 +1,7 @@
 //! One shop for all tests: stock that is free, held and sold, by TCC and by two-phase commit, in memory and in SQLite.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use assent_sdk::memory::{Memory, MemoryResource};
 use assent_sdk::proto::{Epoch, Shard};
@@ -52,9 +53,20 @@ pub fn take(count: i64) -> Json<Take> {
     Json(Take { count })
 }
 
+thread_local! {
+    static LIFE: Cell<u32> = const { Cell::new(7) };
+}
+
+/// From here on the transactions of this thread are others than any before: two shops may share one server, whose names
+/// for what is prepared are one space.
+pub fn begin_life() {
+    static LIVES: AtomicU32 = AtomicU32::new(8);
+    LIFE.set(LIVES.fetch_add(1, Ordering::Relaxed));
+}
+
 /// The `n`th transaction of the first epoch.
 pub fn tx(n: u64) -> TxId {
-    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), 7)
+    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), LIFE.get())
 }
 
 pub fn branch(n: u64, id: &str) -> Branch {
