@@ -86,8 +86,7 @@ async fn settings_that_lose_promises_when_the_power_fails_are_warned_of() {
         let log = Log::default();
         let _guard = tracing::subscriber::set_default(log.clone());
         MySql::connect(&server.url()).await.unwrap();
-        let lines = log.0.lock().unwrap().clone();
-        lines
+        log.0.lock().unwrap().clone()
     };
     assert_eq!(warnings(&[]).await, [""; 0]);
     let lax = warnings(&[("innodb_flush_log_at_trx_commit", "2")]).await;

@@ -186,7 +186,7 @@ async fn prepared_branches_make_room_when_connections_run_short() {
 #[tokio::test]
 async fn branch_can_be_ended_while_all_handlers_wait_for_its_lock() {
     let url = database(server()).await;
-    let patient = MySqlOptions::new(&url).connections_max(2).lock_timeout(Duration::from_secs(3600));
+    let patient = MySqlOptions::new(&url).connections_max(2).lock_timeout(Duration::from_hours(1));
     let shop = patient.connect().await.unwrap().setup(crate::shop::SCHEMA).await.unwrap();
     let stock = sells(&shop);
     phase_one(&stock, &branch(1, "a"), 3).await;
