@@ -230,7 +230,7 @@ impl Resource for MySqlTwoPhase {
             "told to commit a branch that this database does not know: it was restored from an old copy, is another \
              one than the branch was prepared in, or somebody rolled the branch back by hand"
         );
-        Ok(Completion::UnknownBranch)
+        Ok(Completion::Done)
     }
 
     async fn rollback(&self, branch: &Branch, cluster: &ClusterId) -> Result<Completion> {

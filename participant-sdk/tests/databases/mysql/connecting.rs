@@ -113,7 +113,7 @@ async fn options_out_of_range_are_errors_that_say_the_range() {
 #[tokio::test]
 async fn statements_are_not_logged() {
     let url = database(server()).await;
-    let log = Log { level: Level::TRACE, target: "sqlx", lines: Arc::default() };
+    let log = Log { level: Level::TRACE, target: "sqlx::query", lines: Arc::default() };
     let _guard = tracing::subscriber::set_default(log.clone());
     let shop = MySql::connect(&url).await.unwrap().setup("DO SLEEP(1.1)").await.unwrap();
     phase_one(&shop.tcc(Run::default()), &branch(1, "a"), 3).await;
