@@ -18,8 +18,8 @@
 //! Server and directory are gone when the value is dropped, and soon after the process ended that owns it, even by
 //! `kill -9`. (Behind each server is a small shell process that notices, and ends it.)
 //!
-//! All calls block, dropping included: for some 50 ms, or a second or two for the first server of its kind in a process, whose
-//! data directory the others copy. In async code use `spawn_blocking` where that matters.
+//! All calls block, dropping included: for a fraction of a second, but for the first server of its kind in a process, whose
+//! data directory takes some seconds to make; the others copy it. In async code use `spawn_blocking` where that matters.
 
 mod keeper;
 mod maria_db;
@@ -127,10 +127,12 @@ impl Server {
     /// does not run.
     ///
     /// # Errors
-    /// Somebody has killed the shell that keeps it.
+    /// Somebody has killed the shell that keeps it, or a process is still there after half a minute.
     pub fn kill9(&mut self) -> Result<(), Error> {
-        self.keeper.order("crash", &[""; 0])?;
-        Ok(())
+        match self.keeper.order("crash", &[""; 0])?.as_str() {
+            "gone" => Ok(()),
+            left => Err(io::Error::other(left).into()),
+        }
     }
 
     /// Starts it again on what is on its disk, at the same port, and waits until it accepts connections. Where it still
@@ -267,4 +269,21 @@ fn has_ended(pid: &str) -> bool {
 fn tail(log: &str) -> String {
     let lines: Vec<_> = log.trim_end().lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_installed_is_an_error_with_one_hint() {
+        let nowhere = || Places::at(["/nowhere", "/nowhere/else"]);
+        let error = Server::start(&postgres::Postgres, nowhere(), &[]).unwrap_err().to_string();
+        let why = "initdb is neither on the PATH nor where Debian puts it: /nowhere:/nowhere/else";
+        assert_eq!(error, format!("{why}\nhint: apt-get install postgresql"));
+
+        let error = Server::start(&maria_db::MariaDb, nowhere(), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("mariadb-install-db is neither"), "{error}");
+        assert!(error.ends_with("\nhint: apt-get install mariadb-server"), "{error}");
+    }
 }
