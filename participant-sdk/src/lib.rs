@@ -199,8 +199,12 @@ mod handler;
 mod local;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod participant;
 mod payload;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod resource;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod sql;

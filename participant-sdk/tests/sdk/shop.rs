@@ -1,5 +1,6 @@
 //! One shop for all tests: stock that is free, held and sold, by TCC and by two-phase commit, in memory and in SQLite.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_sdk::memory::{Memory, MemoryResource};
@@ -52,9 +53,15 @@ pub fn take(count: i64) -> Json<Take> {
     Json(Take { count })
 }
 
+thread_local! {
+    /// The life of the coordinator that `tx` gives transactions of. A test sets another where it shares a server whose names
+    /// for what is prepared are one space.
+    pub static LIFE: Cell<u32> = const { Cell::new(7) };
+}
+
 /// The `n`th transaction of the first epoch.
 pub fn tx(n: u64) -> TxId {
-    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), 7)
+    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), LIFE.get())
 }
 
 pub fn branch(n: u64, id: &str) -> Branch {
@@ -65,7 +72,7 @@ pub fn branch(n: u64, id: &str) -> Branch {
 pub struct Stock(pub std::sync::Arc<Faults>);
 
 impl Stock {
-    fn fail(fault: &AtomicBool) -> Result<()> {
+    pub fn fail(fault: &AtomicBool) -> Result<()> {
         if fault.swap(false, Ordering::SeqCst) {
             return Err(Failure::again("the disk wobbled"));
         }
@@ -174,15 +181,17 @@ impl TwoPhase<Sqlite> for Stock {
 
 /// A shop that can be looked into.
 pub trait Shop {
-    type Resource: assent_sdk::Resource;
+    type Tcc: assent_sdk::Resource;
+    type TwoPhase: assent_sdk::Resource;
 
-    fn tcc(&self, stock: Stock) -> Self::Resource;
-    fn two_phase(&self, stock: Stock) -> Self::Resource;
+    fn tcc(&self, stock: Stock) -> Self::Tcc;
+    fn two_phase(&self, stock: Stock) -> Self::TwoPhase;
     async fn shelf(&self) -> Shelf;
 }
 
 impl Shop for Memory<Shelf> {
-    type Resource = MemoryResource<Shelf>;
+    type Tcc = MemoryResource<Shelf>;
+    type TwoPhase = MemoryResource<Shelf>;
 
     fn tcc(&self, stock: Stock) -> MemoryResource<Shelf> {
         self.clone().tcc(stock)
@@ -198,7 +207,8 @@ impl Shop for Memory<Shelf> {
 }
 
 impl Shop for Sqlite {
-    type Resource = SqliteResource;
+    type Tcc = SqliteResource;
+    type TwoPhase = SqliteResource;
 
     fn tcc(&self, stock: Stock) -> SqliteResource {
         self.clone().tcc(stock)
