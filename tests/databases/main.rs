@@ -5,5 +5,6 @@
 #[path = "../daemon/coordinator.rs"]
 #[expect(dead_code, reason = "these tests need a part of what those of the daemon do")]
 mod coordinator;
+mod crash;
 mod database;
 mod indoubt;
