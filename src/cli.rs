@@ -96,7 +96,7 @@ enum Command {
     /// Look at transactions, run them, and settle those that need it
     #[command(subcommand)]
     Tx(tx::Tx),
-    /// Check participants
+    /// Check participants, and see what they hold
     #[command(subcommand)]
     Participant(participant::Participant),
     /// Ask whether the server is ready, or alive
