@@ -8,7 +8,7 @@ use crate::local::{read_kept, read_new, write_reply};
 use crate::payload::{Decode, Encode};
 use crate::resource::Vote;
 
-/// A store whose local transactions handlers work in: `Sqlite`, `Memory`, `Postgres`, `MySql`, each in the module of its
+/// A store whose local transactions handlers work in without waiting: `Sqlite` and `Memory`, each in the module of its
 /// feature.
 pub trait Database: 'static {
     /// What a handler is given.

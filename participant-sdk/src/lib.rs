@@ -201,6 +201,8 @@ mod local;
 pub mod memory;
 pub mod participant;
 mod payload;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod resource;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod sql;

@@ -1,5 +1,7 @@
 //! The barrier carried out in a local transaction: the same for every store that keeps its rows beside the handler's work.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 use futures_util::FutureExt as _;
@@ -8,7 +10,7 @@ use crate::barrier::{self, CommitStep, Completion, OnePhaseStep, PhaseOneStep, R
 use crate::branch::{Branch, ClusterId, Horizon};
 use crate::error::{Result, refuse};
 use crate::payload::{Decode, Encode};
-use crate::resource::{Granted, OnePhase, PhaseOne, Reservation, Vote};
+use crate::resource::{Granted, OnePhase, PhaseOne, Reservation, ReservationClass, Vote};
 
 /// What is kept of a branch.
 #[derive(Clone, Debug)]
@@ -160,6 +162,54 @@ impl Row {
             Status::RolledBack => State::RolledBack,
         }
     }
+}
+
+impl Status {
+    pub(crate) fn to_text(self) -> &'static str {
+        match self {
+            Status::Prepared => "prepared",
+            Status::Committed => "committed",
+            Status::RolledBack => "rolled_back",
+        }
+    }
+
+    /// The tables let nothing in but these three.
+    pub(crate) fn from_text(text: &str) -> Status {
+        match text {
+            "prepared" => Status::Prepared,
+            "committed" => Status::Committed,
+            _ => Status::RolledBack,
+        }
+    }
+}
+
+/// The columns of the key: order of the transaction, transaction, branch, participant.
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub(crate) fn key(branch: &Branch) -> [String; 4] {
+    let xid = branch.xid();
+    [xid.order().to_string(), xid.to_string(), branch.id().to_string(), branch.participant().to_string()]
+}
+
+/// The columns of a reservation: milliseconds, class.
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub(crate) fn reservation_columns(reservation: Option<Reservation>) -> (Option<i64>, Option<&'static str>) {
+    let Some(Reservation { ttl, class }) = reservation else { return (None, None) };
+    let class = match class {
+        ReservationClass::Cooperative => "cooperative",
+        ReservationClass::Autonomous => "autonomous",
+    };
+    // 292 million years of milliseconds fit.
+    (Some(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)), Some(class))
+}
+
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub(crate) fn reservation_from_columns(ttl_ms: Option<i64>, class: Option<&str>) -> Option<Reservation> {
+    let ttl = Duration::from_millis(u64::try_from(ttl_ms?).ok()?);
+    let class = match class {
+        Some("autonomous") => ReservationClass::Autonomous,
+        Some(_) | None => ReservationClass::Cooperative,
+    };
+    Some(Reservation { ttl, class })
 }
 
 async fn state(

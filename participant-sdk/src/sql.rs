@@ -6,7 +6,8 @@ pub(crate) mod pool;
 
 use assent_proto::TxId;
 
-pub use self::handler::{AsyncTcc, Prepare};
+pub use self::handler::{AsyncTcc, Prepare, SqlDatabase};
+pub use self::pool::Lease;
 use crate::branch::BranchId;
 
 /// Whether the barrier's tables are created where they are missing.

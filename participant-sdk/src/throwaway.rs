@@ -268,3 +268,20 @@ fn tail(log: &str) -> String {
     let lines: Vec<_> = log.trim_end().lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_installed_is_an_error_with_one_hint() {
+        let nowhere = || Places::at(["/nowhere", "/nowhere/else"]);
+        let error = Server::start(&postgres::Postgres, nowhere(), &[]).unwrap_err().to_string();
+        let why = "initdb is neither on the PATH nor where Debian puts it: /nowhere:/nowhere/else";
+        assert_eq!(error, format!("{why}\nhint: apt-get install postgresql"));
+
+        let error = Server::start(&maria_db::MariaDb, nowhere(), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("mariadb-install-db is neither"), "{error}");
+        assert!(error.ends_with("\nhint: apt-get install mariadb-server"), "{error}");
+    }
+}

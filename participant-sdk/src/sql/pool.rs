@@ -11,6 +11,7 @@ use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Object, RecycleResult, Timeouts};
 use futures_util::future::BoxFuture;
 use sqlx::Connection;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Error, Failure, Result};
 
@@ -27,8 +28,10 @@ pub(crate) type Open<C> = Box<dyn Fn() -> BoxFuture<'static, sqlx::Result<C>> + 
 
 /// A connection on loan. It is closed when it is dropped, unless it was given [`back`](Lease::back): what was cut short, by
 /// an error, a panic or a caller who went away, may have left a transaction open on it.
-pub(crate) struct Lease<C: Connection> {
+pub struct Lease<C: Connection> {
     object: Option<Object<Opener<C>>>,
+    /// Given back after the connection.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 pub(crate) struct Opener<C> {
@@ -50,19 +53,33 @@ impl<C: Connection> Pool<C> {
     pub(crate) async fn lease(&self) -> Result<Lease<C>> {
         let object = self.inner.get().await.map_err(|error| match error {
             managed::PoolError::Backend(error) => error.into(),
-            managed::PoolError::Timeout(_) => Failure::again(format!(
-                "no connection to the database within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            )),
+            managed::PoolError::Timeout(_) => not_in_time(),
             other => Failure::again(other.to_string()),
         })?;
-        Ok(Lease { object: Some(object) })
+        Ok(Lease { object: Some(object), permit: None })
+    }
+
+    /// The same for somebody who had to have a permit, which is given back with the connection.
+    #[cfg(feature = "mysql")]
+    pub(crate) async fn lease_with(&self, permit: OwnedSemaphorePermit) -> Result<Lease<C>> {
+        let mut lease = self.lease().await?;
+        lease.permit = Some(permit);
+        Ok(lease)
+    }
+
+    /// A connection that is opened now, and is not one of the pool.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn fresh(&self) -> Result<C> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, (self.inner.manager().open)()).await {
+            Ok(opened) => Ok(opened?),
+            Err(_) => Err(not_in_time()),
+        }
     }
 }
 
 impl<C: Connection> Lease<C> {
-    /// Nothing is under way on it: the next may have it.
-    pub(crate) fn back(mut self) {
+    /// Keeps it open for the next one: no transaction is under way on it, and its settings are as they were.
+    pub fn back(mut self) {
         drop(self.object.take());
     }
 }
@@ -86,6 +103,7 @@ impl<C: Connection> Drop for Lease<C> {
         if let Some(object) = self.object.take() {
             drop(Object::take(object));
         }
+        drop(self.permit.take());
     }
 }
 
@@ -103,6 +121,12 @@ impl<C: Connection> managed::Manager for Opener<C> {
     }
 }
 
+impl<C: Connection> fmt::Debug for Lease<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
+    }
+}
+
 impl<C: Connection> Clone for Pool<C> {
     fn clone(&self) -> Pool<C> {
         Pool { inner: self.inner.clone() }
@@ -113,4 +137,8 @@ impl<C: Connection> fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").finish_non_exhaustive()
     }
+}
+
+fn not_in_time() -> Failure {
+    Failure::again(format!("no connection to the database within {} s", CONNECT_TIMEOUT.as_secs()))
 }

@@ -1,7 +1,5 @@
 //! The barrier's rows as SQL.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -9,8 +7,8 @@ use super::Sqlite;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName};
 use crate::error::Result;
 use crate::handler::Handler;
-use crate::local::{Local, Row, Status};
-use crate::resource::{Cleaned, InDoubt, Reservation, ReservationClass, Vote};
+use crate::local::{Local, Row, Status, key, reservation_columns, reservation_from_columns};
+use crate::resource::{Cleaned, InDoubt, Vote};
 
 /// The key begins with the transaction's place in the order of all transactions, so that clearing what lies before the
 /// horizon is a range at the front. Rows of different participants are kept apart: several may share one file.
@@ -52,7 +50,7 @@ impl Local for Open<'_> {
 
     async fn insert(&mut self, branch: &Branch, row: Row) -> Result<()> {
         let [tx_order, xid, id, participant] = key(branch);
-        let (ttl_ms, class) = write_reservation(row.reservation);
+        let (ttl_ms, class) = reservation_columns(row.reservation);
         self.db
             .prepare_cached(
                 "INSERT INTO assent_barrier
@@ -65,7 +63,7 @@ impl Local for Open<'_> {
                 id,
                 participant,
                 row.cluster.as_str(),
-                write_status(row.status),
+                row.status.to_text(),
                 &*row.request,
                 &*row.reply,
                 ttl_ms,
@@ -81,7 +79,7 @@ impl Local for Open<'_> {
                 "UPDATE assent_barrier SET status = ?5, request = x''
                  WHERE tx_order = ?1 AND xid = ?2 AND branch = ?3 AND participant = ?4",
             )?
-            .execute(params![tx_order, xid, id, participant, write_status(status)])?;
+            .execute(params![tx_order, xid, id, participant, status.to_text()])?;
         Ok(())
     }
 
@@ -123,7 +121,7 @@ pub(super) fn in_doubt(db: &Transaction<'_>, participant: &ParticipantName) -> R
     rows.map(|row| {
         let (xid, id, ttl_ms, class) = row?;
         let branch = Branch::new(xid.parse()?, id.parse()?, participant.clone());
-        Ok(InDoubt { branch, reservation: read_reservation(ttl_ms, class.as_deref()) })
+        Ok(InDoubt { branch, reservation: reservation_from_columns(ttl_ms, class.as_deref()) })
     })
     .collect()
 }
@@ -145,50 +143,12 @@ pub(super) fn forget_before(db: &Transaction<'_>, horizon: &Horizon) -> Result<C
     Ok(if cleared < CLEAN_ROWS_MAX { Cleaned::Wholly } else { Cleaned::Partly })
 }
 
-fn key(branch: &Branch) -> [String; 4] {
-    let xid = branch.xid();
-    [xid.order().to_string(), xid.to_string(), branch.id().to_string(), branch.participant().to_string()]
-}
-
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    let status = match row.get_ref(0)?.as_str()? {
-        "prepared" => Status::Prepared,
-        "committed" => Status::Committed,
-        // The table's CHECK lets nothing else in.
-        _ => Status::RolledBack,
-    };
     Ok(Row {
-        status,
+        status: Status::from_text(row.get_ref(0)?.as_str()?),
         cluster: ClusterId::from(row.get_ref(1)?.as_str()?),
         request: row.get::<_, Vec<u8>>(2)?.into(),
         reply: row.get::<_, Vec<u8>>(3)?.into(),
-        reservation: read_reservation(row.get(4)?, row.get_ref(5)?.as_str_or_null()?),
+        reservation: reservation_from_columns(row.get(4)?, row.get_ref(5)?.as_str_or_null()?),
     })
-}
-
-fn write_status(status: Status) -> &'static str {
-    match status {
-        Status::Prepared => "prepared",
-        Status::Committed => "committed",
-        Status::RolledBack => "rolled_back",
-    }
-}
-
-fn read_reservation(ttl_ms: Option<i64>, class: Option<&str>) -> Option<Reservation> {
-    let ttl = Duration::from_millis(u64::try_from(ttl_ms?).ok()?);
-    let class = match class {
-        Some("autonomous") => ReservationClass::Autonomous,
-        Some(_) | None => ReservationClass::Cooperative,
-    };
-    Some(Reservation { ttl, class })
-}
-
-fn write_reservation(reservation: Option<Reservation>) -> (Option<i64>, Option<&'static str>) {
-    let Some(Reservation { ttl, class }) = reservation else { return (None, None) };
-    let class = match class {
-        ReservationClass::Cooperative => "cooperative",
-        ReservationClass::Autonomous => "autonomous",
-    };
-    // 292 million years of milliseconds fit.
-    (Some(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)), Some(class))
 }

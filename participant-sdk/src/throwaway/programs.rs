@@ -22,6 +22,11 @@ impl Places {
         Places(places)
     }
 
+    #[cfg(test)]
+    pub fn at<const N: usize>(places: [&str; N]) -> Places {
+        Places(places.map(PathBuf::from).into())
+    }
+
     pub fn find(&self, program: &'static str, package: &'static str) -> Result<OsString, Error> {
         let found = self.0.iter().map(|place| place.join(program)).find(|path| path.is_file());
         found.map(PathBuf::into_os_string).ok_or_else(|| Error::Missing {
