@@ -199,6 +199,8 @@ mod handler;
 mod local;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod participant;
 mod payload;
 #[cfg(feature = "postgres")]

@@ -2,53 +2,38 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use assent_sdk::memory::Memory;
 use assent_sdk::resource::{Cleaned, PhaseOne};
-use assent_sdk::sqlite::Sqlite;
-use assent_sdk::{
-    Branch, ClusterId, Completion, Encode as _, Failure, Horizon, Json, Reservation, ReservationClass,
-    Resource, Vote,
-};
+use assent_sdk::{Branch, ClusterId, Completion, Encode as _, Failure, Horizon, Json, Resource, Vote};
 
-use crate::shop::{Faults, SCHEMA, Shelf, Shop, Stock, Taken, at, branch, shelf, take, tx};
+use crate::shop::{Faults, Shop, Stock, Taken, at, branch, shelf, take, tx};
 
-const CLUSTER: &str = "cluster-1";
+pub const CLUSTER: &str = "cluster-1";
 
-#[tokio::test]
-async fn memory_keeps_the_barrier() {
-    conforms(|| Memory::new(shelf())).await;
-}
-
-#[tokio::test]
-async fn sqlite_keeps_the_barrier() {
-    conforms(|| Sqlite::open(":memory:").unwrap().setup(SCHEMA).unwrap()).await;
-}
-
-async fn conforms<S: Shop>(open: impl Fn() -> S) {
-    try_confirm_and_cancel_take_effect_once_each(&open()).await;
-    cancel_before_try_refuses_the_late_try(&open()).await;
-    late_try_is_refused_after_cleaning_too(&open()).await;
-    cleaning_spares_other_clusters_and_what_is_prepared(&open()).await;
-    commit_without_prepare_is_unknown(&open()).await;
-    confirm_after_cancel_and_cancel_after_confirm_are_heuristic(&open()).await;
+/// `open` gives a shop with nothing sold yet.
+pub async fn conforms<S: Shop>(open: impl AsyncFn() -> S) {
+    try_confirm_and_cancel_take_effect_once_each(&open().await).await;
+    cancel_before_try_refuses_the_late_try(&open().await).await;
+    late_try_is_refused_after_cleaning_too(&open().await).await;
+    cleaning_spares_other_clusters_and_what_is_prepared(&open().await).await;
+    commit_without_prepare_is_unknown(&open().await).await;
+    confirm_after_cancel_and_cancel_after_confirm_are_heuristic(&open().await).await;
     every_interleaving_has_one_effect(&open).await;
-    refusal_and_trouble_leave_nothing(&open()).await;
-    cancel_after_a_try_that_failed_half_way_ends_the_branch(&open()).await;
-    read_only_vote_leaves_nothing_and_wants_no_phase_two(&open()).await;
-    failing_confirm_leaves_the_reservation_held(&open()).await;
-    branches_of_one_transaction_and_ids_that_are_prefixes_are_kept_apart(&open()).await;
-    participants_over_one_store_see_only_their_own_doubts(&open()).await;
-    one_phase_commits_once_and_repeats_its_reply(&open()).await;
-    unreadable_request_is_refused(&open()).await;
+    refusal_and_trouble_leave_nothing(&open().await).await;
+    cancel_after_a_try_that_failed_half_way_ends_the_branch(&open().await).await;
+    read_only_vote_leaves_nothing_and_wants_no_phase_two(&open().await).await;
+    failing_confirm_leaves_the_reservation_held(&open().await).await;
+    branches_of_one_transaction_and_ids_that_are_prefixes_are_kept_apart(&open().await).await;
+    participants_over_one_store_see_only_their_own_doubts(&open().await).await;
+    one_phase_commits_once_and_repeats_its_reply(&open().await).await;
+    unreadable_request_is_refused(&open().await).await;
 }
 
-fn cluster() -> ClusterId {
+pub fn cluster() -> ClusterId {
     ClusterId::from(CLUSTER)
 }
 
-fn call(branch: &Branch, count: i64) -> PhaseOne {
+pub fn call(branch: &Branch, count: i64) -> PhaseOne {
     PhaseOne {
         branch: branch.clone(),
         cluster: cluster(),
@@ -58,7 +43,7 @@ fn call(branch: &Branch, count: i64) -> PhaseOne {
 }
 
 /// Phase one, in words.
-async fn phase_one(resource: &impl Resource, branch: &Branch, count: i64) -> String {
+pub async fn phase_one(resource: &impl Resource, branch: &Branch, count: i64) -> String {
     match resource.phase_one(call(branch, count)).await {
         Ok(granted) => match granted.vote {
             Vote::Prepared(reply) => format!("prepared {}", String::from_utf8_lossy(&reply)),
@@ -68,22 +53,22 @@ async fn phase_one(resource: &impl Resource, branch: &Branch, count: i64) -> Str
     }
 }
 
-fn said(failure: &Failure) -> String {
+pub fn said(failure: &Failure) -> String {
     match failure.refusal() {
         Some(reason) => format!("refused: {reason}"),
         None => format!("trouble: {failure}"),
     }
 }
 
-async fn commit(resource: &impl Resource, branch: &Branch) -> Completion {
+pub async fn commit(resource: &impl Resource, branch: &Branch) -> Completion {
     resource.commit(branch).await.unwrap()
 }
 
-async fn rollback(resource: &impl Resource, branch: &Branch) -> Completion {
+pub async fn rollback(resource: &impl Resource, branch: &Branch) -> Completion {
     resource.rollback(branch, &cluster()).await.unwrap()
 }
 
-async fn doubts(resource: &impl Resource) -> Vec<Branch> {
+pub async fn doubts(resource: &impl Resource) -> Vec<Branch> {
     let mut branches: Vec<Branch> = resource
         .in_doubt(&"shop/stock".parse().unwrap())
         .await
@@ -95,7 +80,7 @@ async fn doubts(resource: &impl Resource) -> Vec<Branch> {
     branches
 }
 
-async fn clear(resource: &impl Resource, cluster: &str, n: u64) {
+pub async fn clear(resource: &impl Resource, cluster: &str, n: u64) {
     let horizon = Horizon { cluster: ClusterId::from(cluster), before: tx(n).order() };
     while resource.forget_before(&horizon).await.unwrap() == Cleaned::Partly {}
 }
@@ -183,9 +168,9 @@ async fn confirm_after_cancel_and_cancel_after_confirm_are_heuristic(shop: &impl
 }
 
 /// All sequences of four calls: whatever comes, nothing is lost or made, and the first end is the end.
-async fn every_interleaving_has_one_effect<S: Shop>(open: &impl Fn() -> S) {
+async fn every_interleaving_has_one_effect<S: Shop>(open: &impl AsyncFn() -> S) {
     for sequence in 0..3_u32.pow(4) {
-        let shop = open();
+        let shop = open().await;
         let stock = shop.tcc(Stock::default());
         let branch = branch(1, "a");
         let mut end = None;
@@ -313,32 +298,4 @@ async fn unreadable_request_is_refused(shop: &impl Shop) {
     let garbled = PhaseOne { request: "{".into(), ..call(&branch(1, "a"), 0) };
     let failure = stock.phase_one(garbled).await.unwrap_err();
     assert!(failure.refusal().unwrap().starts_with("the request cannot be read"), "{failure}");
-}
-
-#[tokio::test]
-async fn sqlite_keeps_reservations_and_doubts_over_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("stock.db");
-    let reservation = Reservation { ttl: Duration::from_millis(12_345), class: ReservationClass::Autonomous };
-    {
-        let stock = Sqlite::open(&path).unwrap().setup(SCHEMA).unwrap().tcc(Stock::default());
-        let call = PhaseOne { reservation: Some(reservation), ..call(&branch(1, "a"), 3) };
-        stock.phase_one(call).await.unwrap();
-        phase_one(&stock, &branch(2, "a"), 1).await;
-        rollback(&stock, &branch(3, "a")).await;
-        clear(&stock, CLUSTER, 1).await;
-    }
-    let sqlite = Sqlite::open(&path).unwrap();
-    let stock = sqlite.clone().tcc(Stock::default());
-    let mut doubts = stock.in_doubt(&"shop/stock".parse().unwrap()).await.unwrap();
-    doubts.sort_by_key(|doubt| doubt.branch.clone());
-    let kept: Vec<_> = doubts.into_iter().map(|doubt| (doubt.branch, doubt.reservation)).collect();
-    assert_eq!(kept, [(branch(1, "a"), Some(reservation)), (branch(2, "a"), None)]);
-    // A repeated Try is granted what the first was.
-    let again = stock.phase_one(call(&branch(1, "a"), 3)).await.unwrap();
-    assert_eq!(again.reservation, Some(reservation));
-    assert_eq!(phase_one(&stock, &branch(3, "a"), 1).await, "refused: the branch was rolled back already");
-    assert_eq!(phase_one(&stock, &branch(0, "a"), 1).await, "refused: the transaction ended long ago");
-    assert_eq!(commit(&stock, &branch(1, "a")).await, Completion::Done);
-    assert_eq!(sqlite.shelf().await, Shelf { free: 6, held: 1, sold: 3 });
 }

@@ -10,6 +10,7 @@ mod dial;
 mod session;
 mod shop;
 mod sqlite;
+mod stores;
 
 use std::time::Duration;
 

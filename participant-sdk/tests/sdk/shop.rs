@@ -65,7 +65,7 @@ pub fn branch(n: u64, id: &str) -> Branch {
 pub struct Stock(pub std::sync::Arc<Faults>);
 
 impl Stock {
-    fn fail(fault: &AtomicBool) -> Result<()> {
+    pub fn fail(fault: &AtomicBool) -> Result<()> {
         if fault.swap(false, Ordering::SeqCst) {
             return Err(Failure::again("the disk wobbled"));
         }
@@ -174,15 +174,17 @@ impl TwoPhase<Sqlite> for Stock {
 
 /// A shop that can be looked into.
 pub trait Shop {
-    type Resource: assent_sdk::Resource;
+    type Tcc: assent_sdk::Resource;
+    type TwoPhase: assent_sdk::Resource;
 
-    fn tcc(&self, stock: Stock) -> Self::Resource;
-    fn two_phase(&self, stock: Stock) -> Self::Resource;
+    fn tcc(&self, stock: Stock) -> Self::Tcc;
+    fn two_phase(&self, stock: Stock) -> Self::TwoPhase;
     async fn shelf(&self) -> Shelf;
 }
 
 impl Shop for Memory<Shelf> {
-    type Resource = MemoryResource<Shelf>;
+    type Tcc = MemoryResource<Shelf>;
+    type TwoPhase = MemoryResource<Shelf>;
 
     fn tcc(&self, stock: Stock) -> MemoryResource<Shelf> {
         self.clone().tcc(stock)
@@ -198,7 +200,8 @@ impl Shop for Memory<Shelf> {
 }
 
 impl Shop for Sqlite {
-    type Resource = SqliteResource;
+    type Tcc = SqliteResource;
+    type TwoPhase = SqliteResource;
 
     fn tcc(&self, stock: Stock) -> SqliteResource {
         self.clone().tcc(stock)
