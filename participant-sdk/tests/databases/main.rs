@@ -5,5 +5,7 @@
 #[path = "../sdk/conformance.rs"]
 mod conformance;
 mod mysql;
+mod postgres;
+mod prepares;
 #[path = "../sdk/shop.rs"]
 mod shop;

@@ -9,6 +9,7 @@ use assent_sdk::throwaway::Server;
 use assent_sdk::{AsyncTcc, Branch, Json, Prepare, Result, Vote, refuse};
 
 use crate::conformance::conforms;
+use crate::prepares;
 use crate::shop::{Shelf, Shop, Stock, Take, Taken};
 
 const SCHEMA: &str = "
@@ -124,4 +125,9 @@ impl Shop for MySql {
 #[tokio::test]
 async fn maria_db_keeps_the_barrier() {
     conforms(shop).await;
+}
+
+#[tokio::test]
+async fn maria_db_prepares() {
+    prepares::conforms(shop).await;
 }

@@ -1,5 +1,6 @@
 //! One shop for all tests: stock that is free, held and sold, by TCC and by two-phase commit, in memory and in SQLite.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_sdk::memory::{Memory, MemoryResource};
@@ -52,9 +53,15 @@ pub fn take(count: i64) -> Json<Take> {
     Json(Take { count })
 }
 
+thread_local! {
+    /// The life of the coordinator that `tx` gives transactions of. A test sets another where it shares a server whose names
+    /// for what is prepared are one space.
+    pub static LIFE: Cell<u32> = const { Cell::new(7) };
+}
+
 /// The `n`th transaction of the first epoch.
 pub fn tx(n: u64) -> TxId {
-    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), 7)
+    TxId::new(1_000 + n, 0, Epoch(1), Shard(0), LIFE.get())
 }
 
 pub fn branch(n: u64, id: &str) -> Branch {
