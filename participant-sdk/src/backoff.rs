@@ -26,7 +26,7 @@ impl Backoff {
 
 /// A time to come, however far it is: what the clock cannot count is 30 years.
 pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 3600))
+    now.checked_add(wait).unwrap_or_else(|| now + Duration::from_hours(30 * 365 * 24))
 }
 
 #[cfg(test)]

@@ -67,9 +67,9 @@
 //!
 //! * MariaDB 10.5 or MySQL 8.0, or later: before that, servers roll prepared branches back when a connection is lost. This is
 //!   tested with MariaDB 10.11; what is said of MySQL here rests on its documentation.
-//! * InnoDB tables; `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log: anything else loses
+//! * Tables of `InnoDB`; `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log: anything else loses
 //!   what was promised when the power fails, and is warned of at the start.
-//! * No `binlog_format = STATEMENT` together with a binary log: InnoDB refuses that with READ COMMITTED.
+//! * No `binlog_format = STATEMENT` together with a binary log: `InnoDB` refuses that with READ COMMITTED.
 //! * On MySQL, the right `XA_RECOVER_ADMIN` for two-phase commit.
 
 mod connect;
@@ -94,7 +94,6 @@ use tokio_stream::StreamExt as _;
 pub use self::connect::MySqlOptions;
 use self::connect::Server;
 use self::pins::Pins;
-pub use self::rows::SCHEMA;
 pub use self::tcc::MySqlTcc;
 pub use self::two_phase::MySqlTwoPhase;
 pub use self::xa::held;
@@ -102,6 +101,9 @@ use crate::error::{Error, Result};
 use crate::sql::handler::{AsyncTcc, Prepare, SqlDatabase};
 use crate::sql::pool::{Lease, Pool};
 pub use crate::sql::{Held, HeldBranch, HeldBy, Tables};
+
+/// The tables that the resource needs, as statements that create them where they are missing.
+pub const SCHEMA: &str = include_str!("mysql/schema.sql");
 
 /// How long a handler waits for a connection before the oldest one that stays with a prepared branch is closed for it.
 const DRY_PATIENCE: Duration = Duration::from_millis(100);

@@ -41,7 +41,7 @@ use self::keeper::Keeper;
 use self::programs::Places;
 
 /// Longer than a server takes to start and to recover. A start that fails for a reason that passes is repeated as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks whether a server is ready.
 const POLL: Duration = Duration::from_millis(5);
 /// Between two starts.

@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions as _, MySqlConnection, Row as _};
 use tokio::sync::Semaphore;
 
 use super::pins::Pins;
-use super::{MySql, Shared, code, not_opened, number, results, rows, run, xa};
+use super::{MySql, SCHEMA, Shared, code, not_opened, number, results, rows, run, xa};
 use crate::error::{Error, Failure};
 use crate::sql::Tables;
 use crate::sql::pool::Pool;
@@ -21,7 +21,7 @@ const CONNECTIONS_LIMIT: usize = 10_000;
 const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 
 /// The longest that servers take.
-const LOCK_TIMEOUT_MAX: Duration = Duration::from_secs(31_536_000);
+const LOCK_TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -245,7 +245,7 @@ async fn look_at_tables(db: &mut MySqlConnection, tables: Tables) -> Result<(), 
     let missing = |error: &sqlx::Error| number(error) == Some(code::NO_SUCH_TABLE);
     let mut checked = run(db, rows::CHECK.to_owned()).await;
     if tables == Tables::Create && checked.as_ref().is_err_and(missing) {
-        run(db, rows::SCHEMA.to_owned()).await.map_err(not_opened)?;
+        run(db, SCHEMA.to_owned()).await.map_err(not_opened)?;
         checked = run(db, rows::CHECK.to_owned()).await;
     }
     checked.map_err(|error| {

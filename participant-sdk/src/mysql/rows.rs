@@ -15,31 +15,6 @@ use crate::local::{Row, Status, key, reservation_columns, reservation_from_colum
 use crate::resource::{Cleaned, InDoubt};
 use crate::sql::name::quotable;
 
-/// The tables of the barrier, for those who create them by themselves (`assent participant ddl mysql` prints this).
-pub const SCHEMA: &str = "\
--- What assent's participants remember of their branches: one row each, deleted when the transaction is over everywhere.
--- Names are compared byte by byte: the order of tx_order is the order of transactions, and branch a is not branch A.
-CREATE TABLE IF NOT EXISTS assent_barrier (
-    tx_order CHAR(21) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    xid CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    branch VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    participant VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    cluster VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    status ENUM('prepared', 'committed', 'rolled_back') CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    request LONGBLOB NOT NULL,
-    reply LONGBLOB NOT NULL,
-    ttl_ms BIGINT,
-    class ENUM('cooperative', 'autonomous') CHARACTER SET ascii COLLATE ascii_bin,
-    PRIMARY KEY (tx_order, xid, branch, participant),
-    KEY assent_in_doubt (status, participant)
-) ENGINE = InnoDB;
--- Transactions of a cluster before this one are over; a call that comes for one of them is late.
-CREATE TABLE IF NOT EXISTS assent_horizon (
-    cluster VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
-    `before` CHAR(21) CHARACTER SET ascii COLLATE ascii_bin NOT NULL
-) ENGINE = InnoDB;
-";
-
 /// Answers no rows, and fails where a table or a column is missing.
 pub(super) const CHECK: &str = "\
     SELECT tx_order, xid, branch, participant, cluster, status, request, reply, ttl_ms, class

@@ -300,14 +300,13 @@ impl Resource for MySqlTwoPhase {
                     let branch = Branch::new(named.xid, named.id, participant.clone());
                     in_doubt.push(InDoubt { branch, reservation: None });
                 }
-                Some(_) => {}
                 None if name.has_our_format() && !self.warned.swap(true, Ordering::Relaxed) => {
                     tracing::warn!(
                         %name,
-                        "prepared transaction has our format id and a name that this version does not know; it is left alone"
-                    )
+                        "prepared transaction has our format id and a name that is not known here; it is left alone"
+                    );
                 }
-                None => {}
+                Some(_) | None => {}
             }
         }
         lease.back();

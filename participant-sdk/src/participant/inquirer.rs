@@ -21,7 +21,7 @@ const ASKING_MAX: usize = 4;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a dialled participant asks although nothing is in doubt, to learn the horizon.
-const HORIZON_INTERVAL: Duration = Duration::from_secs(60);
+const HORIZON_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Whom to ask.
 pub(super) enum Asker {
