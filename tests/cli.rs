@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tonic::{Code, Status};
 
 /// No command here takes anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const XID: &str = "018bcfe5-6800-8000-8000-004000000000";
 
 /// How a command ended, and what it said.

@@ -206,7 +206,7 @@ fn limits() -> Limits {
         max_payload: 1024 * 1024,
         max_branches: 64,
         default_timeout: Duration::from_secs(30),
-        max_timeout: Duration::from_secs(60),
+        max_timeout: Duration::from_mins(1),
         endpoints: BTreeMap::from([("partner/bank".parse().unwrap(), "http://127.0.0.1:1".parse().unwrap())]),
         allowed_hosts: Vec::new(),
     }

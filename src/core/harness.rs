@@ -20,7 +20,7 @@ pub(super) const SETTINGS: EngineSettings = EngineSettings {
     call_timeout: Duration::from_secs(5),
     backoff: Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(8) },
     reservation_margin: Duration::from_millis(500),
-    retention: Duration::from_secs(3600),
+    retention: Duration::from_hours(1),
     retention_max: 1000,
 };
 

@@ -50,7 +50,7 @@ fn whatever_fails_transactions_are_atomic_stable_and_end() {
 fn plan() -> impl Strategy<Value = Plan> {
     let style = prop_oneof![3 => Just(Style::Run), 2 => Just(Style::Interactive)];
     let wait = prop_oneof![Just(Wait::Decision), Just(Wait::Completion)];
-    let retention = prop_oneof![1 => Just(Duration::ZERO), 3 => Just(Duration::from_secs(3600))];
+    let retention = prop_oneof![1 => Just(Duration::ZERO), 3 => Just(Duration::from_hours(1))];
     let branches =
         prop_oneof![4 => vec(nature(), 1..=4), 1 => vec(impatient(), 2..=3), 1 => vec(nature(), 1..=1)];
     (style, wait, any::<bool>(), retention, branches, any::<Option<u16>>()).prop_map(

@@ -16,7 +16,11 @@
 //!
 //! The four take turns, round by round, so that a noisy machine troubles them alike; each figure is the median of the rounds.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "it is a program that measures: a panic is its error")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "it is a program that measures: a panic is its error"
+)]
 
 #[path = "../daemon/coordinator.rs"]
 #[expect(dead_code, reason = "the tests of the daemon do more with it")]
@@ -230,7 +234,8 @@ impl<B: Bank> Lab<B> {
                         }
                         Way::Assent => {
                             let transfer = client.transaction("transfer").two_phase();
-                            let transfer = transfer.branch(BANKS[0], &Json(give)).branch(BANKS[1], &Json(take));
+                            let transfer =
+                                transfer.branch(BANKS[0], &Json(give)).branch(BANKS[1], &Json(take));
                             transfer.execute().await.unwrap();
                         }
                     }
@@ -310,7 +315,12 @@ macro_rules! bank {
             type Request = Json<Entry>;
             type Reply = ();
 
-            async fn prepare(&self, db: &mut $Connection, _: &Branch, Json(entry): Json<Entry>) -> Result<Vote<()>> {
+            async fn prepare(
+                &self,
+                db: &mut $Connection,
+                _: &Branch,
+                Json(entry): Json<Entry>,
+            ) -> Result<Vote<()>> {
                 work(db, entry).await?;
                 Ok(Vote::Prepared(()))
             }
@@ -387,7 +397,10 @@ mod postgres {
             // The servers' processes report what they did within a second.
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             let (syncs, bytes): (i64, i64) =
-                sqlx::query_as("SELECT wal_sync, wal_bytes::bigint FROM pg_stat_wal").fetch_one(db).await.unwrap();
+                sqlx::query_as("SELECT wal_sync, wal_bytes::bigint FROM pg_stat_wal")
+                    .fetch_one(db)
+                    .await
+                    .unwrap();
             (syncs.cast_unsigned(), bytes.cast_unsigned())
         }
 
@@ -452,7 +465,8 @@ mod mariadb {
         }
 
         async fn books(db: &mut MySqlConnection) -> (i64, i64) {
-            let sql = "SELECT (SELECT cast(sum(balance) as signed) FROM accounts), (SELECT count(*) FROM entries)";
+            let sql =
+                "SELECT (SELECT cast(sum(balance) as signed) FROM accounts), (SELECT count(*) FROM entries)";
             sqlx::query_as(sql).fetch_one(db).await.unwrap()
         }
     }

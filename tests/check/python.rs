@@ -12,7 +12,7 @@ use crate::free_port;
 use crate::kit::check;
 
 /// Its packages may have to be installed first.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 const WHAT: [&str; 8] =
     ["--protocol", "2pc,tcc", "--payload", "1", "--payload-refused", "100000", "--output", "json"];
 /// It takes part by both protocols, keeps its goods in memory, and nobody can look at them.

@@ -32,7 +32,7 @@ const CLIENTS: u64 = 8;
 /// How often the disk is full.
 const FILLS: u64 = 3;
 /// No round takes anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Says to this very test program that it is to be a participant: name, protocol, coordinator, file.
 const ROLE: &str = "ASSENT_TEST_PARTICIPANT";
 

@@ -18,7 +18,7 @@ use crate::coordinator::Coordinator;
 use crate::session;
 
 /// Nothing here takes anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A coordinator under attack.
 struct Target {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::coordinator::{Coordinator, assent};
 use crate::database::Database as Asked;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// A password that must never be shown.
 const SECRET: &str = "s3cr3t";
 /// What somebody else has prepared.

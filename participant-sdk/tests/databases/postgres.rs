@@ -68,7 +68,7 @@ fn new_name() -> String {
 
 /// Awaits what must come, far longer than it takes.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it comes within the bound")
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("it comes within the bound")
 }
 
 /// Looks again and again until the statement answers true.

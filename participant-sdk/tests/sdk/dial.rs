@@ -185,7 +185,7 @@ async fn doubts_of_an_earlier_life_are_asked_about_at_the_start() {
         let (_participant, channel) = serving(tcc(&memory)).await;
         try_(&channel, try_request(1, 3, 0)).await.unwrap();
     }
-    let patient = tcc(&memory).inquire_after(Duration::from_secs(3600)).inquire_at(coordinator.url());
+    let patient = tcc(&memory).inquire_after(Duration::from_hours(1)).inquire_at(coordinator.url());
     let (_participant, _) = serving(patient).await;
     let asked = inquiries_with(&coordinator, |_| true).await;
     let results = vec![result(&asked.request.inquiries[0], pb::InquiryAnswer::Commit)];

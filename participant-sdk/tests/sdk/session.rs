@@ -153,7 +153,7 @@ async fn branches_in_doubt_are_handed_over_on_reconnect_and_follow_the_answers()
     let memory = Memory::new(shelf());
     let coordinator = Coordinator::start().await;
     // As long as it is patient it asks only because it reconnects.
-    let patient = participant(&memory).inquire_after(Duration::from_secs(3600));
+    let patient = participant(&memory).inquire_after(Duration::from_hours(1));
     let _participant = patient.connect(coordinator.url()).await.unwrap();
     let mut session = coordinator.welcomed().await;
     for n in 1..=3 {
@@ -237,7 +237,7 @@ async fn prepared_branch_that_nobody_mentions_is_asked_about() {
 async fn expired_cooperative_reservation_asks_and_follows_the_answer() {
     for (answer, end) in [(pb::InquiryAnswer::Commit, at(7, 0, 3)), (pb::InquiryAnswer::Abort, shelf())] {
         let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
-        let patient = participant(&memory).inquire_after(Duration::from_secs(3600));
+        let patient = participant(&memory).inquire_after(Duration::from_hours(1));
         let _participant = patient.connect(coordinator.url()).await.unwrap();
         let mut session = coordinator.welcomed().await;
         vote(&mut session, reserve(1, 30)).await;
@@ -434,9 +434,10 @@ async fn joining_enlists_the_branch_with_its_vote() {
     let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
     let (participant, mut session) = connected(&coordinator, &memory).await;
     let handle = participant.handle();
-    let joining = tokio::spawn(async move {
-        handle.join(tx(1), "line-1").ttl(Duration::from_secs(60)).with(&take(3)).await
-    });
+    let joining =
+        tokio::spawn(
+            async move { handle.join(tx(1), "line-1").ttl(Duration::from_mins(1)).with(&take(3)).await },
+        );
     let asked = enlistment(&mut session).await;
     assert_eq!(asked.xid, tx(1).to_string());
     let (branch, vote) = {
@@ -472,7 +473,7 @@ async fn branch_whose_enlistment_is_rejected_is_rolled_back() {
 #[tokio::test]
 async fn branch_whose_id_is_taken_is_held_and_asked_about() {
     let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
-    let patient = participant(&memory).inquire_after(Duration::from_secs(3600));
+    let patient = participant(&memory).inquire_after(Duration::from_hours(1));
     let participant = patient.connect(coordinator.url()).await.unwrap();
     let mut session = coordinator.welcomed().await;
     let handle = participant.handle();

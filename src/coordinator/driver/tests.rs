@@ -13,7 +13,7 @@ use crate::store::{FailedAppend, MemoryLog};
 use crate::transport::{DialSettings, Dialer, Sessions};
 use crate::wire::Limits;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
 async fn a_log_that_fails_stops_the_driver_and_nobody_is_told_committed() {

@@ -11,7 +11,7 @@ fn limits() -> Limits {
         max_payload: 8,
         max_branches: 3,
         default_timeout: Duration::from_secs(30),
-        max_timeout: Duration::from_secs(60),
+        max_timeout: Duration::from_mins(1),
         endpoints: BTreeMap::from([("partner/bank".parse().unwrap(), "http://10.0.0.1:1".parse().unwrap())]),
         allowed_hosts: vec!["localhost".parse().unwrap()],
     }

@@ -31,7 +31,7 @@ fn enlisted(n: usize, participant: &str, endpoint: Option<&str>) -> What {
         endpoint: endpoint.map(Into::into),
         protocol: if endpoint.is_some() { Protocol::TwoPhase } else { Protocol::Tcc },
         inquires: endpoint.is_none(),
-        reservation_ttl: Duration::from_secs(60),
+        reservation_ttl: Duration::from_mins(1),
     })
 }
 

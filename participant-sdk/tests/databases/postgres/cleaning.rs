@@ -24,7 +24,7 @@ async fn rows_are_cleared_in_batches_around_what_others_work_on() {
     let url = database(server()).await;
     drop(shop(&url).await);
     run(&url, ROWS).await;
-    let options = PostgresOptions::new(&url).lock_timeout(Duration::from_secs(3600));
+    let options = PostgresOptions::new(&url).lock_timeout(Duration::from_hours(1));
     let two_phase = options.connect().await.unwrap().two_phase(Script).unwrap();
     let mut other = PgConnection::connect(&url).await.unwrap();
     let lock = "BEGIN; SELECT FROM assent_barrier WHERE xid = '7' FOR UPDATE";

@@ -112,7 +112,7 @@ async fn handlers_see_what_is_committed_meanwhile() {
 async fn branches_are_ended_while_work_waits_for_their_locks() {
     let url = database(server()).await;
     drop(shop(&url).await);
-    let options = PostgresOptions::new(&url).connections_max(1).lock_timeout(Duration::from_secs(3600));
+    let options = PostgresOptions::new(&url).connections_max(1).lock_timeout(Duration::from_hours(1));
     let two_phase = options.connect().await.unwrap().two_phase(Script).unwrap();
     let (first, second) = (branch(1, "a"), branch(2, "a"));
     assert_eq!(phase_one(&two_phase, &first, &[WORK], "a reply").await, "prepared a reply");
@@ -134,7 +134,7 @@ async fn branches_are_ended_while_work_waits_for_their_locks() {
 async fn repeated_prepare_does_not_wait_for_its_own_locks() {
     let url = database(server()).await;
     drop(shop(&url).await);
-    let options = PostgresOptions::new(&url).lock_timeout(Duration::from_secs(3600));
+    let options = PostgresOptions::new(&url).lock_timeout(Duration::from_hours(1));
     let two_phase = options.connect().await.unwrap().two_phase(Script).unwrap();
     for _ in 0..2 {
         let again = soon(phase_one(&two_phase, &branch(1, "a"), &[WORK], "first")).await;

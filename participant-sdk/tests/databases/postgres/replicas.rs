@@ -14,7 +14,7 @@ use crate::shop::{branch, tx};
 
 /// Short for tests that wait for it, long for those that must not.
 const SHORT: Duration = Duration::from_millis(100);
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 async fn replica(url: &str, lock_timeout: Duration) -> PostgresTwoPhase {
     let options = PostgresOptions::new(url).lock_timeout(lock_timeout);
