@@ -37,9 +37,10 @@ fn its_assent_commands_are_ones_that_the_command_line_knows() {
 }
 
 #[test]
-fn ci_runs_its_two_commands() {
+fn ci_runs_its_commands() {
     let (readme, ci) = (read("README.md"), read(".ci/run"));
-    for command in ["cargo run --release -- demo", "cargo test --workspace --all-features"] {
+    let commands = ["cargo run --release -- demo", ".ci/tools", "cargo test --workspace --all-features"];
+    for command in commands {
         assert!(readme.contains(command), "the README has no {command:?}");
         assert!(ci.contains(command), ".ci/run has no {command:?}");
     }

@@ -178,6 +178,9 @@
 //! # }
 //! ```
 //!
+//! Against the real thing: [`throwaway`] starts a PostgreSQL or MariaDB of the test's own, kills it and starts it again, and
+//! leaves nothing behind.
+//!
 //! # 10. A store of your own
 //!
 //! Implement [`Resource`]; [`barrier`] has the rules as functions to build on.
@@ -185,6 +188,7 @@
 //! # Features
 //!
 //! `sqlite`: the SQLite resource, with SQLite built in. `memory`: the memory resource, for tests.
+//! `throwaway`: database servers that go away, for tests.
 
 mod backoff;
 pub mod barrier;

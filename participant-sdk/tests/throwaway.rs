@@ -120,8 +120,9 @@ fn a_kill_ends_a_backend_that_looks_at_nothing() {
     let name = format!("assent-test-{}-busy", std::process::id());
     let mut server = Server::postgres(&[("cluster_name", &name)]).unwrap();
     let loops = "do $$ begin loop end loop; end $$";
-    let mut client =
-        Command::new("psql").args([&server.url(), "-c", loops]).stderr(Stdio::null()).spawn().unwrap();
+    let mut client = Command::new("psql");
+    let client = client.args([&server.url(), "-c", loops]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut client = client.spawn().unwrap();
     until("the backend works", || {
         psql(&server, "select count(*) from pg_stat_activity where query like 'do %' and state = 'active'")
             == "1"
