@@ -8,9 +8,9 @@ use assent_sdk::mysql::{MySql, MySqlOptions, SCHEMA, Tables};
 use assent_sdk::throwaway::Server;
 use assent_sdk::{Completion, Error};
 use tracing::field::{Field, Visit};
-use tracing::span;
+use tracing::{Level, span};
 
-use super::{database, execute, sells, server};
+use super::{Run, database, execute, sells, server};
 use crate::conformance::{commit, phase_one};
 use crate::shop::{self, branch};
 
@@ -83,10 +83,10 @@ async fn server_that_logs_statements_is_refused() {
 async fn settings_that_lose_promises_when_the_power_fails_are_warned_of() {
     let warnings = async |settings: &[(&str, &str)]| {
         let server = Server::maria_db(settings).unwrap();
-        let log = Log::default();
+        let log = Log { level: Level::WARN, target: "assent", lines: Arc::default() };
         let _guard = tracing::subscriber::set_default(log.clone());
         MySql::connect(&server.url()).await.unwrap();
-        log.0.lock().unwrap().clone()
+        log.lines.lock().unwrap().clone()
     };
     assert_eq!(warnings(&[]).await, [""; 0]);
     let lax = warnings(&[("innodb_flush_log_at_trx_commit", "2")]).await;
@@ -109,17 +109,32 @@ async fn options_out_of_range_are_errors_that_say_the_range() {
     assert!(nobody.contains("refused"), "{nobody}");
 }
 
-/// Keeps what is warned of.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+/// Statements hold payloads as they were sent, and sqlx logs statements: all of them if it is asked to, and slow ones anyway.
+#[tokio::test]
+async fn statements_are_not_logged() {
+    let url = database(server()).await;
+    let log = Log { level: Level::TRACE, target: "sqlx::query", lines: Arc::default() };
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let shop = MySql::connect(&url).await.unwrap().setup("DO SLEEP(1.1)").await.unwrap();
+    phase_one(&shop.tcc(Run::default()), &branch(1, "a"), 3).await;
+    assert_eq!(*log.lines.lock().unwrap(), [""; 0]);
+}
+
+/// Keeps what is logged.
+#[derive(Clone)]
+struct Log {
+    level: Level,
+    target: &'static str,
+    lines: Arc<Mutex<Vec<String>>>,
+}
 
 impl tracing::Subscriber for Log {
     fn enabled(&self, about: &tracing::Metadata<'_>) -> bool {
-        *about.level() <= tracing::Level::WARN && about.target().starts_with("assent")
+        *about.level() <= self.level && about.target().starts_with(self.target)
     }
 
     fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Line(&mut self.0.lock().unwrap()));
+        event.record(&mut Line(&mut self.lines.lock().unwrap()));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
