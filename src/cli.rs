@@ -12,6 +12,8 @@ mod explain;
 mod health;
 mod json;
 mod output;
+mod participant;
+mod payload;
 mod serve;
 mod status;
 mod table;
@@ -94,6 +96,9 @@ enum Command {
     /// Look at transactions, run them, and settle those that need it
     #[command(subcommand)]
     Tx(tx::Tx),
+    /// Check participants, and see what they hold
+    #[command(subcommand)]
+    Participant(participant::Participant),
     /// Ask whether the server is ready, or alive
     Health(health::Health),
     /// Show the server and its participants
@@ -127,6 +132,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(global),
             Command::Demo(demo) => demo.run(global, output),
             Command::Tx(tx) => block_on(async { tx.run(&Client::connect(global).await?, output).await }),
+            Command::Participant(participant) => participant.run(global, output),
             Command::Health(health) => {
                 block_on(async { health.run(&Client::connect(global).await?, output).await })
             }

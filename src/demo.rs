@@ -1,6 +1,6 @@
 //! `assent demo`: a shop and two banks as separate processes over real sockets, each with a SQLite file of its own, and
 //! the coordinator among them. Six things happen to them, two crashes and one hanging partner included; then the books
-//! are checked.
+//! are checked. With `--databases` most of the data are in PostgreSQL and MariaDB instead, and those servers crash, too.
 //!
 //! | Module | Part |
 //! |---|---|
@@ -8,39 +8,57 @@
 //! | `front_door` | how an initiator calls such a service within a transaction |
 //! | `initiator` | an initiator that will be killed |
 //! | `scenario` | what happens |
+//! | `databases` | the same services on PostgreSQL and MariaDB, and what happens to those only |
 //! | `stage` | what the scenarios are played on: processes, clients, conditions to wait for |
 //! | `process` | processes that end when the demo ends |
+//! | `store` | where a service keeps its data, and how to read them past it |
 //! | `books` | what the databases say, and whether it adds up |
 
 mod books;
+mod databases;
 mod front_door;
 mod initiator;
 mod participant;
 mod process;
 mod scenario;
 mod stage;
+mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use assent_proto::TxId;
+use assent_sdk::postgres::sqlx;
 use assent_sdk::sqlite::rusqlite;
+use assent_sdk::throwaway;
 use tempfile::TempDir;
 
 pub use self::books::{Books, Check};
+use self::databases::Servers;
 pub use self::initiator::run as abandon_an_order;
 pub use self::participant::Service;
 use self::process::logs;
 pub use self::process::tether;
 use self::stage::Stage;
+pub use self::store::Store;
 
 /// How the demo is run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The `assent` binary, which all processes are.
     pub executable: PathBuf,
+    pub cast: Cast,
     pub afterwards: Afterwards,
+}
+
+/// Where the services keep their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    /// Each in a SQLite file.
+    Files,
+    /// Order and the banks in PostgreSQL, stock in MariaDB: on servers that are started for it and go away.
+    Databases,
 }
 
 /// What becomes of the directory with the databases and logs.
@@ -128,8 +146,12 @@ pub enum Error {
     Sdk(#[from] assent_sdk::Error),
     #[error("the coordinator answered {}: {}", .0.code(), .0.message())]
     Coordinator(Box<tonic::Status>),
+    #[error("a file with data cannot be read: {0}")]
+    File(#[from] rusqlite::Error),
     #[error("a database cannot be read: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Server(#[from] throwaway::Error),
     /// Of a kind that tells the caller when nobody reads the output any more.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -141,8 +163,13 @@ pub enum Error {
 /// When a scenario does not end as it must. Then the directory is kept.
 pub async fn run(options: &Options, audience: &mut dyn Audience) -> Result<Verdict, Failure> {
     let nothing = |error| Failure { error, logs: Vec::new() };
+    // First, while there is nothing to keep where the programs are not installed.
+    let servers = match options.cast {
+        Cast::Files => None,
+        Cast::Databases => Some(Servers::start().await.map_err(nothing)?),
+    };
     let place = Place::new(options.afterwards).map_err(|error| nothing(error.into()))?;
-    match play(&options.executable, place.path(), audience).await {
+    match play(&options.executable, place.path(), servers, audience).await {
         Ok(checks) => Ok(Verdict { checks, kept: place.leave().map_err(|e| nothing(e.into()))? }),
         // Nobody is there to be told where to look.
         Err(Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(nothing(error.into())),
@@ -150,20 +177,28 @@ pub async fn run(options: &Options, audience: &mut dyn Audience) -> Result<Verdi
     }
 }
 
-async fn play(executable: &Path, directory: &Path, audience: &mut dyn Audience) -> Result<Vec<Check>, Error> {
-    let mut stage = Stage::set_up(executable, directory, audience).await?;
-    let opening = stage.books()?;
-    stage.play("order-committed", "An order, by TCC", scenario::order_commits).await?;
-    stage.play("order-refused", "An order that is refused", scenario::order_is_refused).await?;
-    stage.play("transfer", "A transfer between two banks, by 2PC", scenario::transfer_commits).await?;
+async fn play(
+    executable: &Path,
+    directory: &Path,
+    servers: Option<Servers>,
+    audience: &mut dyn Audience,
+) -> Result<Vec<Check>, Error> {
+    let on_databases = servers.is_some();
+    let mut stage = Stage::set_up(executable, directory, servers, audience).await?;
+    let opening = stage.books().await?;
+    let played =
+        if on_databases { databases::play(&mut stage).await } else { play_on_files(&mut stage).await };
+    stage.write_server_logs()?;
+    played?;
+    stage.settled().await?;
+    Ok(stage.books().await?.checks(&opening))
+}
+
+async fn play_on_files(stage: &mut Stage<'_>) -> Result<(), Error> {
+    scenario::play_first(stage).await?;
     let title = "The coordinator is killed (kill -9) between its decision and phase two";
     stage.play("coordinator-killed", title, scenario::coordinator_is_killed).await?;
-    let title = "The initiator is killed (kill -9), and its reservation expires";
-    stage.play("initiator-killed", title, scenario::initiator_is_killed).await?;
-    let title = "The payment partner hangs, and answers too late";
-    stage.play("partner-hangs", title, scenario::partner_hangs).await?;
-    stage.settled().await?;
-    Ok(stage.books()?.checks(&opening))
+    scenario::play_last(stage).await
 }
 
 /// The directory of everything that the demo writes.
@@ -217,6 +252,14 @@ impl Outcome {
             Outcome::Committed => "committed",
             Outcome::Aborted => "aborted",
         }
+    }
+}
+
+impl Error {
+    /// A service that knows no such store.
+    fn misplaced(service: Service, store: &str) -> Error {
+        let (found, expected) = (store.to_owned(), "a store that it is written for".to_owned());
+        Error::Wrong { what: format!("the data of {service}"), found, expected }
     }
 }
 

@@ -1,6 +1,7 @@
 //! assent, a coordinator for distributed transactions. See `ARCHITECTURE.md`.
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod coordinator;

@@ -8,9 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::{fs, io};
 
-use assent::demo::{self, Afterwards, Audience, Options, Told};
+use assent::demo::{self, Afterwards, Audience, Cast, Options, Told};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -24,6 +24,17 @@ const SCENARIOS: [(&str, &str); 6] = [
     ("order-refused", "aborted"),
     ("transfer", "committed"),
     ("coordinator-killed", "committed"),
+    ("initiator-killed", "aborted"),
+    ("partner-hangs", "aborted"),
+];
+
+const SCENARIOS_ON_DATABASES: [(&str, &str); 8] = [
+    ("order-committed", "committed"),
+    ("order-refused", "aborted"),
+    ("transfer", "committed"),
+    ("order-mixed", "committed"),
+    ("coordinator-killed", "committed"),
+    ("databases-killed", "committed"),
     ("initiator-killed", "aborted"),
     ("partner-hangs", "aborted"),
 ];
@@ -95,6 +106,19 @@ impl Demo {
         fs::read_dir(self.temporary.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
+    /// The data directories of the database servers that run on its behalf.
+    fn server_directories(&self) -> Vec<PathBuf> {
+        let processes = self.processes();
+        let words = processes.iter().flat_map(|(_, command)| command.split([' ', '=']));
+        let mut found: Vec<_> = words
+            .filter_map(|word| Some(PathBuf::from(word.strip_suffix("/data")?)))
+            .filter(|path| path.to_string_lossy().contains("assent-throwaway-"))
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
     /// All processes that were started with this temporary directory, but not the demo itself.
     fn processes(&self) -> Vec<(Pid, String)> {
         let marker = format!("TMPDIR={}\0", self.temporary.path().display()).into_bytes();
@@ -112,6 +136,13 @@ impl Demo {
             }
         }
         found
+    }
+
+    /// What a process left behind that was killed goes soon, though not at once.
+    async fn leaves_nothing(&self, servers: &[PathBuf]) {
+        self.processes_end().await;
+        assert!(self.files().is_empty(), "{:?}", self.files());
+        assert!(servers.iter().all(|directory| !directory.exists()), "{servers:?}");
     }
 
     async fn processes_end(&self) {
@@ -146,7 +177,7 @@ async fn every_scenario_ends_as_it_must_and_nothing_is_left_behind() {
             assert_eq!((&books["north"]["balance"], &books["south"]["balance"]), (&170.into(), &230.into()));
         }
     }
-    assert_eq!(demo.json().await.unwrap(), serde_json::json!({ "conserved": true }));
+    assert_eq!(demo.json().await.unwrap(), json!({ "conserved": true }));
     assert_eq!(demo.line().await, None);
     let (code, stderr) = demo.end().await;
     assert_eq!(code, Some(0), "{stderr}");
@@ -156,6 +187,52 @@ async fn every_scenario_ends_as_it_must_and_nothing_is_left_behind() {
     assert_eq!(xids.len(), SCENARIOS.len());
     assert!(demo.files().is_empty(), "{:?}", demo.files());
     assert_eq!(demo.processes(), []);
+}
+
+#[tokio::test]
+async fn on_database_servers_every_scenario_ends_as_it_must_and_nothing_is_left_behind() {
+    let mut demo = Demo::start(&["--databases", "--output", "json"]);
+    let (mut servers, mut books) = (Vec::new(), Value::Null);
+    for (name, outcome) in SCENARIOS_ON_DATABASES {
+        let mut report = demo.json().await.unwrap();
+        assert_eq!((&report["name"], &report["ok"]), (&name.into(), &true.into()), "{report}");
+        assert_eq!(report["outcome"], outcome, "{report}");
+        books = report["databases"].take();
+        if servers.is_empty() {
+            servers = demo.server_directories();
+            assert_eq!(servers.len(), 2, "{servers:?} of {:?}", demo.processes());
+        }
+    }
+    // Ten apples and a hundred coins at first; seven apples are sold, at three coins each.
+    assert_eq!(books["stock"], json!({ "free": 3, "held": 0, "sold": 7, "in_doubt": 0 }));
+    assert_eq!(books["payment"], json!({ "balance": 79, "held": 0, "received": 21, "in_doubt": 0 }));
+    assert_eq!(books["order"]["confirmed"], 4, "{books}");
+    assert_eq!((&books["north"]["balance"], &books["south"]["balance"]), (&170.into(), &230.into()));
+    assert_eq!(demo.json().await.unwrap(), json!({ "conserved": true }));
+    let (code, stderr) = demo.end().await;
+    assert_eq!(code, Some(0), "{stderr}");
+    for prepared in ["order: pg_prepared_xacts has branch", "stock: XA RECOVER has branch"] {
+        assert!(stderr.contains(prepared), "{prepared:?} is not in {stderr}");
+    }
+    demo.leaves_nothing(&servers).await;
+}
+
+#[tokio::test]
+async fn however_it_ends_no_database_server_is_left_behind() {
+    for (signal, expected) in [(Signal::INT, Some(1)), (Signal::KILL, None)] {
+        let mut demo = Demo::start(&["--databases", "--output", "json"]);
+        demo.json().await.unwrap();
+        let servers = demo.server_directories();
+        assert_eq!(servers.len(), 2, "{:?}", demo.processes());
+        demo.signal(signal);
+        let (code, stderr) = demo.end().await;
+        assert_eq!(code, expected, "{stderr}");
+        demo.processes_end().await;
+        // Its own directory stays only where nobody could remove it.
+        let own = usize::from(signal == Signal::KILL);
+        assert_eq!(demo.files().len(), own, "{:?}", demo.files());
+        assert!(servers.iter().all(|directory| !directory.exists()), "{servers:?}");
+    }
 }
 
 #[tokio::test]
@@ -214,7 +291,8 @@ async fn a_demo_that_is_killed_takes_its_processes_along() {
 
 #[test]
 fn a_panic_leaves_no_process_and_no_file() {
-    let options = Options { executable: env!("CARGO_BIN_EXE_assent").into(), afterwards: Afterwards::Remove };
+    let executable = env!("CARGO_BIN_EXE_assent").into();
+    let options = Options { executable, cast: Cast::Files, afterwards: Afterwards::Remove };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut audience = Panicking::default();
     // The thread goes on, so it is not the tether that ends the processes.

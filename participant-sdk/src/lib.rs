@@ -195,6 +195,8 @@ pub mod context;
 mod error;
 #[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod handler;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod held;
 #[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod local;
 #[cfg(feature = "memory")]

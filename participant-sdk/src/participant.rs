@@ -179,7 +179,8 @@ impl Builder {
     }
 
     /// How long a branch stays prepared before the coordinator is asked about it unprompted; expired reservations and
-    /// new sessions ask at once. Default 10 s.
+    /// new sessions ask at once. As often, but at most twice a second, the resource is looked at for branches of which
+    /// nothing was heard. Default 10 s.
     #[must_use]
     pub fn inquire_after(self, patience: Duration) -> Builder {
         Builder { inquire_after: patience, ..self }
@@ -229,10 +230,11 @@ impl Builder {
             stop: stopped,
         };
         let inquirer = inquirer::run(Arc::clone(&engine), Asker::Session(Arc::clone(&link)));
+        let looking = inquirer::look_for_doubts(Arc::clone(&engine), self.inquire_after);
         Ok(Participant {
             handle: Handle { engine, way: Way::Session(link), advertise: self.advertise.into() },
             stop,
-            tasks: vec![tokio::spawn(inquirer)],
+            tasks: vec![tokio::spawn(inquirer), tokio::spawn(looking)],
             serving: tokio::spawn(session.run()),
             local_addr: None,
         })
@@ -259,10 +261,11 @@ impl Builder {
         engine.ask_about_all();
         let (stop, stopped) = watch::channel(false);
         let serving = serve(Arc::clone(&engine), listener, stopped, self.drain_timeout);
+        let looking = inquirer::look_for_doubts(Arc::clone(&engine), self.inquire_after);
         Ok(Participant {
             handle: Handle { engine: Arc::clone(&engine), way, advertise: self.advertise.into() },
             stop,
-            tasks: vec![tokio::spawn(inquirer::run(engine, asker))],
+            tasks: vec![tokio::spawn(inquirer::run(engine, asker)), tokio::spawn(looking)],
             serving: tokio::spawn(serving),
             local_addr: Some(local_addr),
         })

@@ -14,11 +14,13 @@ use std::time::Duration;
 
 /// The SQLite library that handlers speak to, in the version that this crate is built with.
 pub use rusqlite;
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OpenFlags, Transaction};
 
+pub use self::rows::SCHEMA;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
 use crate::error::{Error, Result};
 use crate::handler::{ByTcc, ByTwoPhase, Database, Handler, Tcc, TwoPhase};
+pub use crate::held::{Held, HeldBranch, HeldBy};
 use crate::local::{self, Keep, at_once};
 use crate::resource::{Cleaned, Completion, Granted, InDoubt, OnePhase, PhaseOne, Resource};
 
@@ -81,6 +83,21 @@ impl Sqlite {
     pub fn two_phase(self, handler: impl TwoPhase<Sqlite>) -> SqliteResource {
         SqliteResource { sqlite: self, handler: Arc::new(ByTwoPhase(handler)) }
     }
+}
+
+/// What this file holds for branches: all that is prepared or reserved in it, by whichever participant. For operators: the
+/// file must exist, and nothing is written. (A branch of two-phase commit and a reservation without a time to live look the
+/// same, and count as prepared.) Blocks for a moment.
+///
+/// # Errors
+/// [`Error::Resource`] with what SQLite said.
+pub fn held(path: impl AsRef<Path>) -> Result<Vec<Held>, Error> {
+    let read = || {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        rows::held(&db)
+    };
+    read().map_err(|error: rusqlite::Error| Error::Resource(error.into()))
 }
 
 impl Database for Sqlite {
@@ -151,6 +168,6 @@ fn prepared(db: Connection) -> rusqlite::Result<Connection> {
     // A process that was killed may have written what it had not synced yet, and it can be read now. Before anything is
     // answered from it, this syncs it.
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-    db.execute_batch(rows::SCHEMA)?;
+    db.execute_batch(SCHEMA)?;
     Ok(db)
 }

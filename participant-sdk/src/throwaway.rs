@@ -18,8 +18,8 @@
 //! Server and directory are gone when the value is dropped, and soon after the process ended that owns it, even by
 //! `kill -9`. (Behind each server is a small shell process that notices, and ends it.)
 //!
-//! All calls block, dropping included: for some 50 ms, or a second or two for the first server of its kind in a process, whose
-//! data directory the others copy. In async code use `spawn_blocking` where that matters.
+//! All calls block, dropping included: for a fraction of a second, but for the first server of its kind in a process, whose
+//! data directory takes some seconds to make; the others copy it. In async code use `spawn_blocking` where that matters.
 
 mod keeper;
 mod maria_db;
@@ -127,10 +127,12 @@ impl Server {
     /// does not run.
     ///
     /// # Errors
-    /// Somebody has killed the shell that keeps it.
+    /// Somebody has killed the shell that keeps it, or a process is still there after half a minute.
     pub fn kill9(&mut self) -> Result<(), Error> {
-        self.keeper.order("crash", &[""; 0])?;
-        Ok(())
+        match self.keeper.order("crash", &[""; 0])?.as_str() {
+            "gone" => Ok(()),
+            left => Err(io::Error::other(left).into()),
+        }
     }
 
     /// Starts it again on what is on its disk, at the same port, and waits until it accepts connections. Where it still

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use assent_sdk::throwaway::{Error, Server};
 
 /// Far longer than anything here takes.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(120);
 /// Says to this very test program that it is to own servers.
 const OWNER: &str = "ASSENT_TEST_OWNER";
 
@@ -128,7 +129,7 @@ fn a_kill_ends_a_backend_that_looks_at_nothing() {
     assert!(processes(&name).len() > 2, "{:?}", processes(&name));
 
     server.kill9().unwrap();
-    assert_eq!(processes(&name), [""; 0]);
+    assert_eq!(processes(&name), BTreeMap::new());
     client.wait().unwrap();
     server.restart().unwrap();
     assert_eq!(psql(&server, "select 1"), "1");
@@ -149,14 +150,14 @@ fn nothing_is_left_of_a_server_that_is_dropped() {
         assert!(!directory.exists());
         assert!(!segments().contains(&segment), "its shared memory is still there");
     }
-    assert_eq!(processes(&name), [""; 0]);
+    assert_eq!(processes(&name), BTreeMap::new());
 
     let server = Server::maria_db(&[]).unwrap();
     let directory = server.directory().to_owned();
     assert_eq!(processes(directory.to_str().unwrap()).len(), 1);
     drop(server);
     assert!(!directory.exists());
-    assert_eq!(processes(directory.to_str().unwrap()), [""; 0]);
+    assert_eq!(processes(directory.to_str().unwrap()), BTreeMap::new());
 }
 
 #[test]
@@ -174,6 +175,18 @@ fn nothing_is_left_of_an_owner_that_was_killed() {
 fn nothing_is_left_of_an_owner_that_was_killed_while_it_made_its_first_server() {
     let mut owner = Owner::start();
     until("initdb writes", || owner.directories().iter().any(|path| path.join("data/base").exists()));
+    owner.process.kill().unwrap();
+    owner.wait_until_nothing_is_left();
+}
+
+/// When a process ends, the kernel hangs up on groups that it leaves behind with a stopped process in them.
+#[test]
+fn nothing_is_left_of_an_owner_whose_servers_were_stopped() {
+    let mut owner = Owner::start();
+    owner.wait_for_its_servers();
+    for pid in processes(owner.name()).keys() {
+        assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
+    }
     owner.process.kill().unwrap();
     owner.wait_until_nothing_is_left();
 }
@@ -231,7 +244,12 @@ impl Owner {
         // Two servers, and for each what it was copied from.
         assert_eq!(self.directories().len(), 4);
         // Of PostgreSQL the postmaster only: its children do not name the directory.
-        assert_eq!(processes(self.temporary.path().to_str().unwrap()).len(), 2);
+        assert_eq!(processes(self.name()).len(), 2);
+    }
+
+    /// What all of its processes name.
+    fn name(&self) -> &str {
+        self.temporary.path().to_str().unwrap()
     }
 
     fn directories(&self) -> Vec<std::path::PathBuf> {
@@ -240,8 +258,7 @@ impl Owner {
 
     fn wait_until_nothing_is_left(&mut self) {
         self.process.wait().unwrap();
-        let name = self.temporary.path().to_str().unwrap();
-        until("its processes are gone", || processes(name).is_empty());
+        until("its processes are gone", || processes(self.name()).is_empty());
         until("its directories are gone", || self.directories().is_empty());
     }
 }
@@ -254,13 +271,16 @@ impl Drop for Owner {
     }
 }
 
-/// The command lines of all processes that name this.
-fn processes(name: &str) -> Vec<String> {
-    let entries = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
-    // A process may have ended meanwhile.
-    let lines = entries.filter_map(|path| fs::read(path).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(name)).collect()
+/// All processes that name this: their ids and command lines.
+fn processes(name: &str) -> BTreeMap<String, String> {
+    let entries = fs::read_dir("/proc").unwrap().map(Result::unwrap);
+    let processes = entries.filter_map(|entry| {
+        // It may have ended meanwhile, or be no process at all.
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        Some((entry.file_name().into_string().unwrap(), line))
+    });
+    processes.filter(|(_, line)| line.contains(name)).collect()
 }
 
 /// The id of the System V shared memory of the PostgreSQL in this directory; nothing where there is no such server.

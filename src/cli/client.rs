@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use assent_proto::v1::admin_service_client::AdminServiceClient;
+use assent_proto::v1::inquiry_service_client::InquiryServiceClient;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -54,6 +55,10 @@ impl Client {
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(RESPONSE_MAX_BYTES)
+    }
+
+    pub fn inquiries(&self) -> InquiryServiceClient<Channel> {
+        InquiryServiceClient::new(self.channel.clone())
     }
 
     pub fn health(&self) -> HealthClient<Channel> {

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{Colour, Format, Output, Paint, note, one_line};
 use super::{Exit, Failure, Global};
-use crate::demo::{self, Afterwards, Audience, Options, Report, Service, Told, Verdict};
+use crate::demo::{self, Afterwards, Audience, Cast, Options, Report, Service, Store, Told, Verdict};
 
 pub const ABOUT: &str = "\
 Watch it work: a shop and two banks, crashes included, in ten seconds
@@ -25,10 +24,18 @@ or made from nothing, prints `conserved: yes` and exits with 0; or it says what 
 It needs nothing and leaves nothing behind: its ports are free ones of this machine, its files are in a temporary \
 directory, and its processes end with it, on Ctrl-C too. The files stay with --keep, when something went wrong, and when \
 the demo itself is killed with `kill -9`. With `--output json` it prints one object a scenario on standard output, and what \
-it tells on standard error.";
+it tells on standard error.
+
+With --databases it starts a PostgreSQL and a MariaDB, too: orders and banks are in the one, the stock is in the other, and \
+they take part by TCC or by their own two-phase commit. Two more things happen: an order by both protocols at once, and \
+both servers killed between vote and decision. This wants the two to be installed, and takes half a minute at most; the \
+servers and their data go away whatever --keep says, but for their logs.";
 
 #[derive(Debug, Args)]
 pub struct Demo {
+    /// Play it on a PostgreSQL and a MariaDB, started for it
+    #[arg(long)]
+    databases: bool,
     /// Keep the databases and logs, and say where they are
     #[arg(long)]
     keep: bool,
@@ -48,7 +55,7 @@ enum Part {
     },
     /// One of the services
     #[command(hide = true)]
-    Participant { service: Service, directory: PathBuf },
+    Participant { service: Service, store: OsString },
     /// An initiator that reserves and waits
     #[command(hide = true)]
     Initiator { stock: SocketAddr },
@@ -59,14 +66,16 @@ impl Demo {
         match self.part {
             None => {
                 let afterwards = if self.keep { Afterwards::Keep } else { Afterwards::Remove };
-                let options = Options { executable: std::env::current_exe()?, afterwards };
+                let cast = if self.databases { Cast::Databases } else { Cast::Files };
+                let options = Options { executable: std::env::current_exe()?, cast, afterwards };
                 super::block_on(play(&options, output))
             }
             Some(Part::Tether { parent, arguments }) => match demo::tether(parent, &arguments)? {},
-            Some(Part::Participant { service, directory }) => {
+            Some(Part::Participant { service, store }) => {
                 log_to_stderr();
                 let coordinator = global.server.to_string();
-                super::block_on(async { ended(service.run(&directory, &coordinator).await) })
+                let store = Store::from(store);
+                super::block_on(async { ended(service.run(&store, &coordinator).await) })
             }
             Some(Part::Initiator { stock }) => {
                 log_to_stderr();
@@ -249,7 +258,14 @@ impl From<demo::Failure> for Failure {
         let demo::Failure { error, logs } = failure;
         let failure = match error {
             demo::Error::Io(error) => Failure::from(error),
-            error => Failure::new(Exit::Error, error.to_string()),
+            error => {
+                let told = error.to_string();
+                // What is not installed brings its own hint.
+                match told.split_once("\nhint: ") {
+                    Some((message, hint)) => Failure::new(Exit::Error, message).with_hint(hint),
+                    None => Failure::new(Exit::Error, told),
+                }
+            }
         };
         if logs.is_empty() {
             return failure;
@@ -261,6 +277,8 @@ impl From<demo::Failure> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use assent_sdk::throwaway;
+
     use super::*;
     use crate::demo::Check;
 
@@ -297,6 +315,20 @@ mod tests {
         assert_eq!(lines, ["", &format!("   wrong: {difference}"), "conserved: no"]);
         assert_eq!(json_verdict(&bad), json!({ "conserved": false, "differences": [difference] }));
         assert_eq!(exit(&bad), Exit::Error);
+    }
+
+    #[test]
+    fn what_is_not_installed_is_told_with_the_command_that_installs_it() {
+        let missing = throwaway::Error::Missing {
+            program: "mariadbd",
+            places: "/usr/bin:/usr/sbin".to_owned(),
+            package: "mariadb-server",
+        };
+        let failure = demo::Failure { error: missing.into(), logs: Vec::new() };
+        let Failure::Told { exit, message, hint } = failure.into() else { panic!("it is told") };
+        assert_eq!(exit, Exit::Error);
+        assert_eq!(message, "mariadbd is neither on the PATH nor where Debian puts it: /usr/bin:/usr/sbin");
+        assert_eq!(hint.as_deref(), Some("apt-get install mariadb-server"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum Tx {
 
 /// How a transaction or a branch takes part.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ProtocolArg {
+pub enum ProtocolArg {
     /// Prepare, then commit or roll back
     #[value(name = "2pc")]
     TwoPhase,

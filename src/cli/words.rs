@@ -1,6 +1,6 @@
 //! The enums of the protos as words.
 
-use assent_proto::v1::{BranchState, Outcome, Protocol, ReservationClass, State, Vote};
+use assent_proto::v1::{BranchState, InquiryAnswer, Outcome, Protocol, ReservationClass, State, Vote};
 use serde_json::Value;
 
 use super::output::Colour;
@@ -30,6 +30,7 @@ macro_rules! word {
 
 word! {
     BranchState: "BRANCH_STATE_",
+    InquiryAnswer: "INQUIRY_ANSWER_",
     Outcome: "OUTCOME_",
     Protocol: "PROTOCOL_",
     ReservationClass: "RESERVATION_CLASS_",

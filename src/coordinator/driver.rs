@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::gate::Gate;
@@ -17,6 +19,10 @@ use crate::transport::Transport;
 
 /// How many inputs are taken in one go.
 const BATCH_MAX: usize = 1_024;
+
+/// How long after the last end of a transaction the log is synced for the horizon alone, where no decision was. Only then may
+/// participants clear the rows of the last transactions before a quiet time.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Owns the engine; [`Driver::run`] is its life.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub struct Driver {
     forced: u64,
     /// Forced groups under way, with the horizon that holds once they are durable.
     horizons: VecDeque<(u64, TxOrder)>,
+    /// When to sync for the horizon alone: set by the first end of a transaction since the last forced group.
+    quiet: Option<Instant>,
     /// Reports of calls that could not be sent.
     unsent: Vec<Event>,
     draining: bool,
@@ -90,6 +98,7 @@ impl Driver {
             writes: Vec::new(),
             forced: 0,
             horizons: VecDeque::new(),
+            quiet: None,
             unsent: Vec::new(),
             draining: false,
         }
@@ -114,6 +123,8 @@ impl Driver {
         for tx in open {
             self.step(Event::Resume { tx });
         }
+        // What had ended before the crash may never have been told.
+        self.quiet = Some(Instant::now() + QUIET);
         self.finish_batch();
     }
 
@@ -130,6 +141,7 @@ impl Driver {
                 },
                 _count = self.inputs.recv_many(&mut batch, BATCH_MAX) => {}
                 () = sleep_until(&self.coordinator, due), if due.is_some() => {}
+                () = until(self.quiet), if self.quiet.is_some() => {}
             }
             self.engine.set_watched(self.coordinator.shared.changes.receiver_count() > 0);
             self.handle_due();
@@ -220,6 +232,9 @@ impl Driver {
             error!(xid = %tx, ?outcome, reason, "a transaction ended heuristically; an operator must look at it");
         }
         self.writes.extend(log);
+        if ended.is_some() {
+            self.quiet.get_or_insert_with(|| Instant::now() + QUIET);
+        }
         if durability == Durability::Forced {
             self.forced += 1;
             self.gate.mark(subject.expect("a step that writes is about a transaction"));
@@ -237,12 +252,16 @@ impl Driver {
         while let Some(event) = self.unsent.pop() {
             self.step(event);
         }
-        if self.writes.is_empty() {
+        if self.quiet.is_some_and(|quiet| quiet <= Instant::now()) {
+            self.forced += 1;
+        }
+        if self.writes.is_empty() && self.forced == 0 {
             return;
         }
         let ticket = self.gate.close_group();
         let forced = std::mem::take(&mut self.forced);
         if forced > 0 {
+            self.quiet = None;
             self.horizons.push_back((ticket, self.engine.horizon()));
         }
         self.writer.submit(Submission { ticket, writes: std::mem::take(&mut self.writes), forced });
@@ -288,6 +307,12 @@ impl Driver {
 
     fn set_phase(&self, phase: Phase) {
         self.coordinator.shared.phase.send_replace(phase);
+    }
+}
+
+async fn until(quiet: Option<Instant>) {
+    if let Some(quiet) = quiet {
+        tokio::time::sleep_until(quiet).await;
     }
 }
 

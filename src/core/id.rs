@@ -130,17 +130,28 @@ impl TxIdSource {
     pub fn next(&mut self, wall_ms: u64) -> TxId {
         if wall_ms > self.time_ms {
             (self.time_ms, self.sequence) = (wall_ms, 0);
-        } else if self.sequence < TxId::SEQUENCE_MAX {
-            self.sequence += 1;
         } else {
-            (self.time_ms, self.sequence) = (self.time_ms + 1, 0);
+            (self.time_ms, self.sequence) = self.following();
         }
-        self.peek()
+        self.id(self.time_ms, self.sequence)
     }
 
-    /// An id that sorts before all to come, and not before those that were made.
+    /// An id that sorts after all that were made, and not after any to come.
     pub fn peek(&self) -> TxId {
-        TxId::new(self.time_ms, self.sequence, self.epoch, self.shard, self.life_tag)
+        let (time_ms, sequence) = self.following();
+        self.id(time_ms, sequence)
+    }
+
+    fn following(&self) -> (u64, u16) {
+        if self.sequence < TxId::SEQUENCE_MAX {
+            (self.time_ms, self.sequence + 1)
+        } else {
+            (self.time_ms + 1, 0)
+        }
+    }
+
+    fn id(&self, time_ms: u64, sequence: u16) -> TxId {
+        TxId::new(time_ms, sequence, self.epoch, self.shard, self.life_tag)
     }
 }
 
@@ -153,8 +164,10 @@ mod tests {
         let mut source = TxIdSource::new(Epoch(3), Shard(0), 9);
         let mut last = source.next(1_000);
         for wall_ms in std::iter::repeat_n(1_000, 10_000).chain([1_001, 5, 0, 2_000_000]) {
+            let upcoming = source.peek();
             let id = source.next(wall_ms);
             assert!(id > last && id.order() > last.order(), "{id} after {last}");
+            assert!(upcoming.order() > last.order() && upcoming.order() <= id.order(), "{upcoming}, {id}");
             last = id;
         }
     }

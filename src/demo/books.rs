@@ -1,15 +1,11 @@
-//! What the databases say, read from their files, and whether it adds up.
+//! What the databases say, and whether it adds up.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
-use std::time::Duration;
 
-use assent_sdk::sqlite::rusqlite::{self, Connection, OpenFlags};
 use serde::Serialize;
 
-use super::participant::Service;
-
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+use super::{Error, Service, Store};
 
 /// All five databases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,40 +78,55 @@ impl fmt::Display for Check {
 }
 
 impl Books {
-    /// Reads the files, past the processes that write them.
-    pub(super) fn read(directory: &Path) -> rusqlite::Result<Books> {
-        let ledger = |service| {
-            let statement = "SELECT (SELECT sum(balance) FROM accounts), (SELECT count(*) FROM staged)";
-            let [balance, staged, in_doubt] = figures(directory, service, statement)?;
-            Ok::<_, rusqlite::Error>(Ledger { balance, staged, in_doubt })
-        };
-        let [pending, confirmed, quantity, amount, in_doubt] = figures(
-            directory,
-            Service::Order,
-            "SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'confirmed'),
-                 coalesce(sum(quantity) FILTER (WHERE state = 'confirmed'), 0),
-                 coalesce(sum(amount) FILTER (WHERE state = 'confirmed'), 0)
-             FROM orders",
-        )?;
+    /// Reads the stores, past the processes that write them.
+    pub(super) async fn read(stores: &BTreeMap<Service, Store>) -> Result<Books, Error> {
+        let [pending, confirmed, quantity, amount, in_doubt] = stores[&Service::Order]
+            .figures(
+                "SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'confirmed'),
+                     coalesce(sum(quantity) FILTER (WHERE state = 'confirmed'), 0),
+                     coalesce(sum(amount) FILTER (WHERE state = 'confirmed'), 0)
+                 FROM orders",
+            )
+            .await?;
         let order = Orders { pending, confirmed, quantity, amount, in_doubt };
+        // There is nothing but apples.
         let [free, held, sold, in_doubt] =
-            figures(directory, Service::Stock, "SELECT sum(free), sum(held), sum(sold) FROM stock")?;
+            stores[&Service::Stock].figures("SELECT free, held, sold FROM stock").await?;
         let stock = Stock { free, held, sold, in_doubt };
-        let [balance, held, received, in_doubt] = figures(
-            directory,
-            Service::Payment,
-            "SELECT (SELECT sum(balance) FROM accounts), (SELECT sum(held) FROM accounts),
-                 (SELECT sum(received) FROM till)",
-        )?;
+        let [balance, held, received, in_doubt] = stores[&Service::Payment]
+            .figures(
+                "SELECT (SELECT sum(balance) FROM accounts), (SELECT sum(held) FROM accounts),
+                     (SELECT sum(received) FROM till)",
+            )
+            .await?;
         let payment = Payment { balance, held, received, in_doubt };
-        Ok(Books { order, stock, payment, north: ledger(Service::North)?, south: ledger(Service::South)? })
+        let (north, south) = (&stores[&Service::North], &stores[&Service::South]);
+        Ok(Books {
+            order,
+            stock,
+            payment,
+            north: Ledger::read(north).await?,
+            south: Ledger::read(south).await?,
+        })
+    }
+
+    /// After an order of so many apples for so many coins.
+    #[must_use]
+    pub(super) fn with_order(mut self, quantity: i64, amount: i64) -> Books {
+        (self.stock.free, self.stock.sold) = (self.stock.free - quantity, self.stock.sold + quantity);
+        self.payment.balance -= amount;
+        self.payment.received += amount;
+        self.order.confirmed += 1;
+        (self.order.quantity, self.order.amount) =
+            (self.order.quantity + quantity, self.order.amount + amount);
+        self
     }
 
     /// One service's figures in a line: `stock: free 8, held 0, sold 2`.
     pub(super) fn line(&self, service: Service) -> String {
         let (figures, in_doubt): (&dyn fmt::Display, i64) = match service {
-            Service::Order => (&self.order, self.order.in_doubt),
-            Service::Stock => (&self.stock, self.stock.in_doubt),
+            Service::Order | Service::OrderTwoPhase => (&self.order, self.order.in_doubt),
+            Service::Stock | Service::StockTwoPhase => (&self.stock, self.stock.in_doubt),
             Service::Payment => (&self.payment, self.payment.in_doubt),
             Service::North => (&self.north, self.north.in_doubt),
             Service::South => (&self.south, self.south.in_doubt),
@@ -159,6 +170,20 @@ impl Books {
     }
 }
 
+impl Ledger {
+    async fn read(store: &Store) -> Result<Ledger, Error> {
+        let statement = match store {
+            Store::File(_) => "SELECT (SELECT sum(balance) FROM accounts), (SELECT count(*) FROM staged)",
+            // There the database itself stages what is prepared. Of BIGINT the sum is NUMERIC.
+            Store::Postgres(_) | Store::MySql(_) => {
+                "SELECT CAST(sum(balance) AS BIGINT), CAST(0 AS BIGINT) FROM accounts"
+            }
+        };
+        let [balance, staged, in_doubt] = store.figures(statement).await?;
+        Ok(Ledger { balance, staged, in_doubt })
+    }
+}
+
 impl Stock {
     fn all(&self) -> i64 {
         self.free + self.held + self.sold
@@ -193,26 +218,6 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "balance {}, staged entries {}", self.balance, self.staged)
     }
-}
-
-/// The figures of one row, and behind them the branches in doubt, of one moment.
-fn figures<const N: usize>(
-    directory: &Path,
-    service: Service,
-    statement: &str,
-) -> rusqlite::Result<[i64; N]> {
-    let db = Connection::open_with_flags(service.database(directory), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    let statement = format!(
-        "SELECT *, (SELECT count(*) FROM assent_barrier WHERE status = 'prepared') FROM ({statement})"
-    );
-    db.query_row(&statement, [], |row| {
-        let mut figures = [0; N];
-        for (index, figure) in figures.iter_mut().enumerate() {
-            *figure = row.get(index)?;
-        }
-        Ok(figures)
-    })
 }
 
 #[cfg(test)]

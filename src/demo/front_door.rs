@@ -16,6 +16,9 @@ use tokio::time::timeout;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Callers are served one after the other, so none may keep the door for ever.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a caller asks who is told of trouble: a connection to a database that has restarted, say.
+const ATTEMPTS_MAX: usize = 10;
+const ATTEMPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a caller asks for, and within which transaction.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,11 +38,25 @@ enum Answer {
     Trouble(String),
 }
 
-/// Calls a service.
+/// Calls a service, and again where there is trouble: whatever came of the first call, the branch is the same, so its
+/// effect is one.
 ///
 /// # Errors
 /// A refusal where the service refused; otherwise trouble.
 pub async fn call(door: SocketAddr, ask: &Ask) -> Result<Value, Failure> {
+    let mut attempts = 1;
+    loop {
+        match call_once(door, ask).await {
+            Err(failure) if failure.refusal().is_none() && attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+                tokio::time::sleep(ATTEMPT_AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+async fn call_once(door: SocketAddr, ask: &Ask) -> Result<Value, Failure> {
     let answer = timeout(CALL_TIMEOUT, async {
         let mut stream = TcpStream::connect(door).await?;
         write_line(&mut stream, ask).await?;

@@ -16,13 +16,21 @@ use tonic::transport::Channel;
 use super::books::Books;
 use super::front_door::{self, Ask};
 use super::process::{PATIENCE, Process, Spawner};
-use super::{Audience, Ended, Error, Report, Service, Told};
+use super::{Audience, Ended, Error, Report, Servers, Service, Store, Told};
 
 /// How often a condition is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the coordinator of the demo is told beside its flags: it must also start on a small or a full disk.
-const COORDINATOR_SETTINGS: &str = "[storage]\nballast = \"1 MiB\"\nmin_free = \"0 B\"\n";
+/// What the coordinator of the demo is told beside its flags: it must also start on a small or a full disk, and nobody
+/// wants to watch it wait for half a minute before it calls again.
+const COORDINATOR_SETTINGS: &str =
+    "[storage]\nballast = \"1 MiB\"\nmin_free = \"0 B\"\n[participants]\nretry_max = \"500ms\"\n";
+
+const SCENE_ON_FILES: &str = "Six processes: a coordinator, a shop (order, stock, payment), two banks (north, south); \
+    their databases are";
+const SCENE_ON_DATABASES: &str = "Two database servers and eight processes: a coordinator; a shop with its orders on \
+    PostgreSQL and its stock on MariaDB, each served by one process that takes part by TCC and by one for 2PC, and payment, \
+    which keeps a file; two banks (north, south), each with a database on PostgreSQL. Files and logs are";
 
 /// All processes, and the ways to them. When it is dropped they are gone.
 pub(super) struct Stage<'a> {
@@ -30,6 +38,8 @@ pub(super) struct Stage<'a> {
     spawner: Spawner,
     coordinator: Coordinator,
     services: BTreeMap<Service, Running>,
+    stores: BTreeMap<Service, Store>,
+    servers: Option<Servers>,
     pub(super) client: Client,
     admin: AdminServiceClient<Channel>,
     scenarios: usize,
@@ -56,23 +66,31 @@ impl<'a> Stage<'a> {
     pub(super) async fn set_up(
         executable: &Path,
         directory: &Path,
+        servers: Option<Servers>,
         audience: &'a mut dyn Audience,
     ) -> Result<Stage<'a>, Error> {
         let spawner = Spawner { executable: executable.to_owned(), directory: directory.to_owned() };
-        audience.hear(Told::Step(&format!(
-            "Six processes: a coordinator, a shop (order, stock, payment), two banks (north, south); their databases are in {}.",
-            directory.display()
-        )))?;
+        let (cast, scene): (&[Service], _) = match servers {
+            None => (&Service::ON_FILES, SCENE_ON_FILES),
+            Some(_) => (&Service::ALL, SCENE_ON_DATABASES),
+        };
+        audience.hear(Told::Step(&format!("{scene} in {}.", directory.display())))?;
+        let store = |service: Service| {
+            let on_server = servers.as_ref().and_then(|servers| servers.store(service));
+            (service, on_server.unwrap_or_else(|| service.file(directory)))
+        };
+        let stores: BTreeMap<_, _> = cast.iter().copied().map(store).collect();
         std::fs::write(settings(directory), COORDINATOR_SETTINGS)?;
         let coordinator = Coordinator::start(&spawner, "127.0.0.1:0").await?;
         let mut services = BTreeMap::new();
-        for service in Service::ALL {
-            services.insert(service, Running::start(&spawner, service, &coordinator.url()).await?);
+        for (service, store) in &stores {
+            let running = Running::start(&spawner, *service, store, &coordinator.url()).await?;
+            services.insert(*service, running);
         }
         let client = Client::connect(coordinator.url())?;
         let channel = Channel::from_shared(coordinator.url()).expect("an address makes a URL").connect_lazy();
         let admin = AdminServiceClient::new(channel);
-        Ok(Stage { audience, spawner, coordinator, services, client, admin, scenarios: 0 })
+        Ok(Stage { audience, spawner, coordinator, services, stores, servers, client, admin, scenarios: 0 })
     }
 
     /// Plays one scenario and reports how it ended.
@@ -90,7 +108,7 @@ impl<'a> Stage<'a> {
             name,
             duration: start.elapsed(),
             result: ended.as_ref().map(|ended| *ended).map_err(ToString::to_string),
-            books: self.books().ok(),
+            books: self.books().await.ok(),
         };
         self.audience.hear(Told::Ended(&report))?;
         ended.map(|_| ())
@@ -101,21 +119,32 @@ impl<'a> Stage<'a> {
     }
 
     /// Shows what some databases say now.
-    pub(super) fn show(&mut self, services: &[Service]) -> Result<(), Error> {
-        let books = self.books()?;
+    pub(super) async fn show(&mut self, services: &[Service]) -> Result<(), Error> {
+        let books = self.books().await?;
         for service in services {
             self.audience.hear(Told::Figures(&books.line(*service)))?;
         }
         Ok(())
     }
 
-    pub(super) fn books(&self) -> Result<Books, Error> {
-        Ok(Books::read(&self.spawner.directory)?)
+    /// Shows what the servers of some services hold prepared.
+    pub(super) async fn show_prepared(&mut self, services: &[Service]) -> Result<(), Error> {
+        for service in services {
+            let (view, prepared) = self.stores[service].prepared().await?;
+            for what in prepared {
+                self.audience.hear(Told::Figures(&format!("{service}: {view} has {what}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn books(&self) -> Result<Books, Error> {
+        Books::read(&self.stores).await
     }
 
     /// All databases must say this now: whoever is told that a transaction is complete need not wait.
-    pub(super) fn books_are(&self, what: &str, expected: &Books) -> Result<(), Error> {
-        let found = self.books()?;
+    pub(super) async fn books_are(&self, what: &str, expected: &Books) -> Result<(), Error> {
+        let found = self.books().await?;
         if found == *expected {
             return Ok(());
         }
@@ -126,7 +155,7 @@ impl<'a> Stage<'a> {
     /// All databases must come to say this.
     pub(super) async fn books_become(&self, what: &str, expected: &Books) -> Result<(), Error> {
         let seen = async || {
-            let books = self.books()?;
+            let books = self.books().await?;
             Ok(if books == *expected { Seen::Yes(()) } else { Seen::NotYet(format!("{books:?}")) })
         };
         self.until(&self.coordinator.process, what, seen).await
@@ -189,6 +218,20 @@ impl<'a> Stage<'a> {
 
     pub(super) fn kill_coordinator(&mut self) {
         self.coordinator.process.kill();
+    }
+
+    /// Kills the database servers.
+    pub(super) fn crash_servers(&mut self) -> Result<(), Error> {
+        self.servers.as_mut().map_or(Ok(()), Servers::crash)
+    }
+
+    pub(super) fn restart_servers(&mut self) -> Result<(), Error> {
+        self.servers.as_mut().map_or(Ok(()), Servers::restart)
+    }
+
+    /// To be found beside the others.
+    pub(super) fn write_server_logs(&self) -> Result<(), Error> {
+        Ok(self.servers.as_ref().map_or(Ok(()), |servers| servers.write_logs(&self.spawner.directory))?)
     }
 
     /// On the same directory and the same port.
@@ -264,15 +307,19 @@ impl Coordinator {
 }
 
 impl Running {
-    async fn start(spawner: &Spawner, service: Service, coordinator: &str) -> Result<Running, Error> {
-        let directory = spawner.directory.as_os_str();
+    async fn start(
+        spawner: &Spawner,
+        service: Service,
+        store: &Store,
+        coordinator: &str,
+    ) -> Result<Running, Error> {
         let arguments: [&std::ffi::OsStr; 6] = [
             "demo".as_ref(),
             "participant".as_ref(),
             "--server".as_ref(),
             coordinator.as_ref(),
             service.name().as_ref(),
-            directory,
+            store.as_os_str(),
         ];
         let (process, door) = spawner.spawn(service.name(), arguments).await?;
         let parsed =

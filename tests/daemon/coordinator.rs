@@ -169,7 +169,8 @@ fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(C
     Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
 }
 
-fn assent() -> Command {
+/// The binary, in an environment that says nothing of assent.
+pub fn assent() -> Command {
     without_settings(env!("CARGO_BIN_EXE_assent"))
 }
 

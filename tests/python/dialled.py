@@ -45,7 +45,7 @@ class TwoPhase(two_phase_service.TwoPhaseParticipantServiceServicer):
         self.stock, self.one_phase = stock, one_phase
 
     def Prepare(self, request, context):
-        result = self.stock.phase_one(request.xid, request.branch_id, request.payload)
+        result = phase_one(self.stock, request, context)
         return two_phase.PrepareResponse(result=result)
 
     def Commit(self, request, context):
@@ -71,7 +71,7 @@ class Tcc(tcc_service.TccParticipantServiceServicer):
         self.stock = stock
 
     def Try(self, request, context):
-        result = self.stock.phase_one(request.xid, request.branch_id, request.payload)
+        result = phase_one(self.stock, request, context)
         result.reservation_ttl_ms = request.reservation_ttl_ms
         return tcc.TryResponse(result=result)
 
@@ -80,3 +80,10 @@ class Tcc(tcc_service.TccParticipantServiceServicer):
 
     def Cancel(self, request, context):
         return tcc.CancelResponse(completion=self.stock.rollback(request.xid, request.branch_id))
+
+
+def phase_one(stock, request, context):
+    try:
+        return stock.phase_one(request.xid, request.branch_id, request.payload)
+    except ValueError as error:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

@@ -4,14 +4,18 @@
 #   tests/python/run.sh http://127.0.0.1:7420
 #
 # The coordinator must allow endpoints on this machine: --set participants.allowed_hosts=127.0.0.1
-# Any check's name after the URL runs only that one.
+# Any check's name after the URL runs only that one. And it lends its participant to `assent participant check`, until
+# standard input ends:
+#
+#   tests/python/run.sh dialled
+#   tests/python/run.sh session http://127.0.0.1:7420 shop/stock
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 venv=${CARGO_TARGET_DIR:-$root/target}/python
 
 if [ $# -eq 0 ]; then
-  echo "usage: run.sh URL [CHECK...]" >&2
+  echo "usage: run.sh URL [CHECK...] | dialled | session URL NAME" >&2
   exit 2
 fi
 
@@ -37,4 +41,8 @@ stubs=$(mktemp -d)
 trap 'rm -rf "$stubs"' EXIT
 "$venv/bin/python" -m grpc_tools.protoc -I "$root/proto" \
   --python_out="$stubs" --grpc_python_out="$stubs" "$root"/proto/assent/v1/*.proto
-PYTHONPATH=$stubs PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/assent_check.py" "$@"
+case $1 in
+  dialled | session) program=participate.py ;;
+  *) program=assent_check.py ;;
+esac
+PYTHONPATH=$stubs PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/$program" "$@"

@@ -23,10 +23,13 @@ class SessionParticipant:
     `connect` and `drop` can follow one another: the stock survives, as a database would.
     """
 
-    def __init__(self, channel, name, stock, instance_id="1"):
+    def __init__(self, channel, name, stock, instance_id="1", inquires=False):
         self.name, self.stock, self.instance_id = name, stock, instance_id
+        # Whether votes promise that it asks whenever it connects.
+        self.inquires = inquires
         self._service = services.ParticipantSessionServiceStub(channel)
         self._stream = None
+        self._reader = None
         self._outbox = None
         self._welcome = None
         self._workers = ThreadPoolExecutor(WORKERS)
@@ -47,12 +50,18 @@ class SessionParticipant:
         hello = pb.Hello(participant=self.name, instance_id=self.instance_id, agent="assent_check.py")
         self._outbox.put(pb.SessionRequest(hello=hello))
         self._stream = self._service.Session(iter(self._outbox.get, None))
-        threading.Thread(target=self._read, args=(self._stream, self._welcome), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._stream, self._welcome), daemon=True)
+        self._reader.start()
         welcome = self._welcome.result(ANSWER_MAX)
         in_doubt = self.stock.in_doubt()
         if in_doubt:
             self.inquire(in_doubt)
         return welcome
+
+    def wait_until_lost(self):
+        """Waits until the coordinator has ended the stream, or it broke."""
+        self._reader.join()
+        self._outbox.put(None)
 
     def drop(self):
         """Loses the connection without a word."""
@@ -126,9 +135,18 @@ class SessionParticipant:
         if self.loses(call):
             return
         reply = pb.CallReply(xid=call.xid, branch_id=call.branch_id, operation=call.operation)
+        try:
+            self._carry_out(call, reply)
+        except ValueError as error:
+            reply.error = str(error)
+        # On the stream that it came by: a stream that was lost takes its replies along.
+        outbox.put(pb.SessionRequest(replies=[reply]))
+
+    def _carry_out(self, call, reply):
         if call.operation == pb.OPERATION_PHASE_ONE:
             reply.vote.CopyFrom(self.stock.phase_one(call.xid, call.branch_id, call.payload))
             reply.vote.reservation_ttl_ms = call.reservation_ttl_ms
+            reply.vote.inquires = self.inquires
         elif call.operation == pb.OPERATION_COMMIT:
             reply.completion.completion = self.stock.commit(call.xid, call.branch_id)
         elif call.operation == pb.OPERATION_ROLLBACK:
@@ -143,8 +161,6 @@ class SessionParticipant:
                 reply.vote.reason = refusal
         else:
             reply.error = f"operation {call.operation} is not known here"
-        # On the stream that it came by: a stream that was lost takes its replies along.
-        outbox.put(pb.SessionRequest(replies=[reply]))
 
     def _decided(self, result):
         key = (result.xid, result.branch_id)

@@ -1,12 +1,23 @@
 """Goods in a warehouse, with the barrier that any participant needs."""
 
+import re
 import threading
+import uuid
 from dataclasses import dataclass
 
 from assent.v1 import types_pb2 as pb
 
 # How long a vote is held back at most, in seconds.
 HOLD_MAX = 30
+BRANCH_ID = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+
+
+def check_ids(xid, branch_id):
+    """Raises ValueError for what cannot be a branch: nobody would ever end it."""
+    if len(xid) != 36 or uuid.UUID(xid).version != 8:
+        raise ValueError(f"{xid!r} is no transaction id")
+    if not BRANCH_ID.fullmatch(branch_id):
+        raise ValueError(f"{branch_id!r} is no branch id")
 
 
 @dataclass
@@ -37,6 +48,7 @@ class Stock:
 
     def phase_one(self, xid, branch_id, payload):
         """Prepare and Try are the same to it: the goods are put aside."""
+        check_ids(xid, branch_id)
         with self._lock:
             self.calls.append(("phase one", xid, branch_id))
             branch = self.branches.get((xid, branch_id))
@@ -69,6 +81,7 @@ class Stock:
 
     def commit_one_phase(self, xid, branch_id, payload):
         """Answers None when it has committed, and else why it refused."""
+        check_ids(xid, branch_id)
         with self._lock:
             self.calls.append(("commit one phase", xid, branch_id))
             branch = self.branches.get((xid, branch_id))

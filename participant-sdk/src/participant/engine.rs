@@ -1,7 +1,7 @@
 //! Carries out calls on the resource, whichever way they came: one at a time for each branch, and no more at once than
 //! the participant takes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -177,6 +177,18 @@ impl Engine {
             self.hold(doubt.branch, doubt.reservation);
         }
         Ok(count)
+    }
+
+    /// Takes up what the resource said was in doubt at the last look, and still says: `seen` is what it said then, and
+    /// becomes what it says now. Branches that are under way in some replica come and go between two looks.
+    pub(crate) async fn load_lingering_doubts(&self, seen: &mut HashSet<Branch>) -> Result<()> {
+        let in_doubt = self.resource.in_doubt(&self.name).await?;
+        let now = in_doubt.iter().map(|doubt| doubt.branch.clone()).collect();
+        let before = std::mem::replace(seen, now);
+        for doubt in in_doubt.into_iter().filter(|doubt| before.contains(&doubt.branch)) {
+            self.hold(doubt.branch, doubt.reservation);
+        }
+        Ok(())
     }
 
     /// Everything in doubt is to be asked about now.

@@ -1,5 +1,6 @@
 //! The task that watches the schedule of doubts: it asks the coordinator, and lets autonomous reservations expire.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a dialled participant asks although nothing is in doubt, to learn the horizon.
 const HORIZON_INTERVAL: Duration = Duration::from_mins(1);
+
+/// A shorter interval would keep the resource busy with being asked.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// Whom to ask.
 pub(super) enum Asker {
@@ -53,6 +57,19 @@ pub(super) async fn run(engine: Arc<Engine>, asker: Asker) {
         tokio::select! {
             () = engine.until_due() => {}
             _ = horizon.tick() => asker.ask_for_horizon(&engine),
+        }
+    }
+}
+
+/// Looks now and then for branches in doubt that nobody here knows of. What was in doubt when the participant started or its
+/// session opened is known; but since then a call may have prepared a branch and got no answer from the resource, or a
+/// replica may have prepared one and be gone for good.
+pub(super) async fn look_for_doubts(engine: Arc<Engine>, interval: Duration) {
+    let mut seen = HashSet::new();
+    loop {
+        tokio::time::sleep(interval.max(LOOK_INTERVAL_MIN)).await;
+        if let Err(failure) = engine.load_lingering_doubts(&mut seen).await {
+            tracing::debug!(error = %failure, "no look at the branches in doubt");
         }
     }
 }

@@ -80,6 +80,12 @@ pub(super) fn insert(branch: &Branch, cluster: &str, row: &Row) -> String {
     )
 }
 
+/// The request is not needed any more; the reply is, for calls that are repeated.
+pub(super) fn finish(branch: &Branch, status: Status) -> String {
+    let (status, key) = (status.to_text(), key_is(branch));
+    format!("UPDATE assent_barrier SET status = '{status}', request = '' WHERE {key}; ")
+}
+
 /// A tombstone, unless the horizon covers the branch. Answers with a row if it was written.
 pub(super) fn insert_tombstone(branch: &Branch, cluster: &str) -> String {
     format!(

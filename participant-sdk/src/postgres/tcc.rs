@@ -141,8 +141,7 @@ impl Local for Open<'_> {
     }
 
     async fn finish(&mut self, branch: &Branch, status: Status) -> Result<()> {
-        let (status, key) = (status.to_text(), rows::key_is(branch));
-        self.unsent += &format!("UPDATE assent_barrier SET status = '{status}', request = '' WHERE {key}; ");
+        self.unsent += &rows::finish(branch, status);
         Ok(())
     }
 

@@ -1,33 +1,38 @@
 //! The barrier's rows as SQL.
 
 use bytes::Bytes;
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::Sqlite;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName};
 use crate::error::Result;
 use crate::handler::Handler;
+use crate::held::{Held, HeldBranch, HeldBy};
 use crate::local::{Local, Row, Status, key, reservation_columns, reservation_from_columns};
 use crate::resource::{Cleaned, InDoubt, Vote};
 
-/// The key begins with the transaction's place in the order of all transactions, so that clearing what lies before the
-/// horizon is a range at the front. Rows of different participants are kept apart: several may share one file.
-pub(super) const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS assent_barrier (
-        tx_order TEXT NOT NULL,
-        xid TEXT NOT NULL,
-        branch TEXT NOT NULL,
-        participant TEXT NOT NULL,
-        cluster TEXT NOT NULL,
-        status TEXT NOT NULL CHECK (status IN ('prepared', 'committed', 'rolled_back')),
-        request BLOB NOT NULL,
-        reply BLOB NOT NULL,
-        ttl_ms INTEGER,
-        class TEXT CHECK (class IN ('cooperative', 'autonomous')),
-        PRIMARY KEY (tx_order, xid, branch, participant)
-    ) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS assent_in_doubt ON assent_barrier (participant) WHERE status = 'prepared';
-    CREATE TABLE IF NOT EXISTS assent_horizon (cluster TEXT PRIMARY KEY, before TEXT NOT NULL) WITHOUT ROWID;
+/// The tables of the barrier, as statements that create them where they are missing; [`Sqlite::open`] runs them.
+pub const SCHEMA: &str = "\
+-- What assent's participants remember of their branches: one row each, deleted when the transaction is over everywhere.
+-- The key begins with the transaction's place in the order of all transactions, so that clearing what lies before the
+-- horizon is a range at the front. Rows of different participants are kept apart: several may share one file.
+CREATE TABLE IF NOT EXISTS assent_barrier (
+    tx_order TEXT NOT NULL,
+    xid TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    participant TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('prepared', 'committed', 'rolled_back')),
+    request BLOB NOT NULL,
+    reply BLOB NOT NULL,
+    ttl_ms INTEGER,
+    class TEXT CHECK (class IN ('cooperative', 'autonomous')),
+    PRIMARY KEY (tx_order, xid, branch, participant)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS assent_in_doubt ON assent_barrier (participant) WHERE status = 'prepared';
+
+-- Transactions of a cluster before this one are over; a call that comes for one of them is late.
+CREATE TABLE IF NOT EXISTS assent_horizon (cluster TEXT PRIMARY KEY, before TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Rows cleared in one local transaction, so that calls never wait long for housekeeping.
@@ -124,6 +129,24 @@ pub(super) fn in_doubt(db: &Transaction<'_>, participant: &ParticipantName) -> R
         Ok(InDoubt { branch, reservation: reservation_from_columns(ttl_ms, class.as_deref()) })
     })
     .collect()
+}
+
+/// All that is held in a file, by whichever participant. The tables may be missing.
+pub(super) fn held(db: &Connection) -> rusqlite::Result<Vec<Held>> {
+    if !db.table_exists(None, "assent_barrier")? {
+        return Ok(Vec::new());
+    }
+    let mut select =
+        db.prepare("SELECT xid, branch, participant, ttl_ms FROM assent_barrier WHERE status = 'prepared'")?;
+    let rows = select.query_map([], |row| {
+        let (xid, id): (String, String) = (row.get(0)?, row.get(1)?);
+        let by = if row.get::<_, Option<i64>>(3)?.is_some() { HeldBy::Reserved } else { HeldBy::Prepared };
+        let participant = row.get(2)?;
+        let branch = xid.parse().ok().zip(id.parse().ok());
+        let branch = branch.map(|(xid, id)| HeldBranch { xid, id, participant });
+        Ok(Held { name: format!("{xid}/{id}"), branch, by })
+    })?;
+    rows.collect()
 }
 
 pub(super) fn forget_before(db: &Transaction<'_>, horizon: &Horizon) -> Result<Cleaned> {

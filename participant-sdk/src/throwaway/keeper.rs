@@ -18,10 +18,11 @@ impl Keeper {
     /// Database servers refuse to run as root. Where this process does, the keeper and all below it are the first of
     /// these users that exists.
     pub fn start(users: &[&str]) -> io::Result<Keeper> {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", include_str!("keeper.sh")]).current_dir("/").env("LC_ALL", "C");
-        // An interrupt from the terminal is not for it: this process gets it, and its end is what counts.
-        shell.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // In a session of its own. In ours an interrupt from the terminal would end it; and so would our own end, at
+        // which the kernel hangs up on what we leave behind where a process in it is stopped, as a dying server is.
+        let mut shell = Command::new("setsid");
+        shell.args(["sh", "-c", include_str!("keeper.sh")]).current_dir("/").env("LC_ALL", "C");
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
         if std::fs::metadata("/proc/self")?.uid() == 0 {
             let (uid, gid) = ids(&std::fs::read_to_string("/etc/passwd")?, users)?;
             shell.uid(uid).gid(gid);

@@ -39,6 +39,8 @@ impl Kind for MariaDb {
             ["--auth-root-authentication-method=normal", "--innodb_flush_method=nosync", LOG_FILE_SIZE];
         let mut command = vec![places.find("mariadb-install-db", PACKAGE)?, "--no-defaults".into()];
         command.push(assigned("--datadir", &directory.join("data")));
+        // Whoever it runs as may not write where TMPDIR is.
+        command.push(assigned("--tmpdir", directory));
         command.extend(fixed.map(OsString::from));
         Ok(command)
     }

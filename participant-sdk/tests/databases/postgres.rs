@@ -16,7 +16,7 @@ use assent_sdk::postgres::{Postgres, PostgresTcc, PostgresTwoPhase};
 use assent_sdk::throwaway::Server;
 use assent_sdk::{AsyncTcc, Branch, Json, Prepare, Result, Vote, refuse};
 
-use crate::shop::{SCHEMA, Shelf, Shop, Stock, Take, Taken, begin_life};
+use crate::shop::{LIFE, SCHEMA, Shelf, Shop, Stock, Take, Taken};
 use crate::{conformance, prepares};
 
 #[tokio::test]
@@ -51,9 +51,14 @@ async fn database(server: &Server) -> String {
 
 async fn shop(url: &str) -> Postgres {
     let postgres = Postgres::connect(url).await.unwrap().setup(SCHEMA).await.unwrap();
-    // Names of what is prepared belong to the whole server.
     begin_life();
     postgres
+}
+
+/// Names of what is prepared belong to the whole server, so each shop has transactions of its own.
+fn begin_life() {
+    static LIVES: AtomicU32 = AtomicU32::new(8);
+    LIFE.set(LIVES.fetch_add(1, Ordering::Relaxed));
 }
 
 fn new_name() -> String {

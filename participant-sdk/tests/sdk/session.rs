@@ -192,6 +192,22 @@ async fn restarted_participant_asks_about_what_it_prepared() {
 }
 
 #[tokio::test]
+async fn branch_of_a_replica_that_is_gone_is_asked_about_though_the_session_stays_open() {
+    let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
+    let (_participant, mut session) = connected(&coordinator, &memory).await;
+    // Elsewhere, so that this session has no part in it.
+    let elsewhere = Coordinator::start().await;
+    let (replica, mut other) = connected(&elsewhere, &memory).await;
+    vote(&mut other, reserve(1, MINUTE_MS)).await;
+    drop((replica, other));
+
+    let asked = session.inquiries().await;
+    assert_eq!(asked[0].xid, tx(1).to_string());
+    session.answer(&asked[0], pb::InquiryAnswer::Abort).await;
+    until(async || memory.state() == shelf()).await;
+}
+
+#[tokio::test]
 async fn pending_branch_is_held_and_asked_about_until_decided() {
     let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));
     let (_participant, mut session) = connected(&coordinator, &memory).await;

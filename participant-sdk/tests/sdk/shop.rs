@@ -1,7 +1,7 @@
 //! One shop for all tests: stock that is free, held and sold, by TCC and by two-phase commit, in memory and in SQLite.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_sdk::memory::{Memory, MemoryResource};
 use assent_sdk::proto::{Epoch, Shard};
@@ -54,14 +54,9 @@ pub fn take(count: i64) -> Json<Take> {
 }
 
 thread_local! {
-    static LIFE: Cell<u32> = const { Cell::new(7) };
-}
-
-/// From here on the transactions of this thread are others than any before: two shops may share one server, whose names
-/// for what is prepared are one space.
-pub fn begin_life() {
-    static LIVES: AtomicU32 = AtomicU32::new(8);
-    LIFE.set(LIVES.fetch_add(1, Ordering::Relaxed));
+    /// The life of the coordinator that `tx` gives transactions of. A test sets another where it shares a server whose names
+    /// for what is prepared are one space.
+    pub static LIFE: Cell<u32> = const { Cell::new(7) };
 }
 
 /// The `n`th transaction of the first epoch.

@@ -1,17 +1,12 @@
 //! `--branch 'PARTICIPANT[@ENDPOINT][=PAYLOAD]'`
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use assent_proto::v1::BranchSpec;
 
+use crate::cli::payload::Payload;
 use crate::cli::{Exit, Failure};
-use crate::config::{Endpoint, Size};
-
-/// The most that `limits.max_payload` can be set to; the server has the last word.
-const PAYLOAD_MAX: Size = Size::from_mib(16);
+use crate::config::Endpoint;
 
 /// A branch as it is typed.
 #[derive(Clone, Debug)]
@@ -19,13 +14,6 @@ pub struct BranchArg {
     participant: String,
     endpoint: Option<Endpoint>,
     payload: Payload,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Payload {
-    Text(String),
-    File(PathBuf),
-    Stdin,
 }
 
 impl FromStr for BranchArg {
@@ -44,12 +32,7 @@ impl FromStr for BranchArg {
         if participant.is_empty() {
             return Err("it must begin with a participant, such as shop/stock".to_owned());
         }
-        let payload = match (payload, payload.strip_prefix('@')) {
-            ("-", _) => Payload::Stdin,
-            (_, Some(path)) => Payload::File(PathBuf::from(path)),
-            (text, None) => Payload::Text(text.to_owned()),
-        };
-        Ok(BranchArg { participant: participant.to_owned(), endpoint, payload })
+        Ok(BranchArg { participant: participant.to_owned(), endpoint, payload: Payload::from(payload) })
     }
 }
 
@@ -69,29 +52,6 @@ pub fn read_specs(branches: &[BranchArg]) -> Result<Vec<BranchSpec>, Failure> {
             })
         })
         .collect()
-}
-
-impl Payload {
-    fn read(&self) -> Result<Vec<u8>, Failure> {
-        let (name, bytes) = match self {
-            Payload::Text(text) => return Ok(text.clone().into_bytes()),
-            Payload::File(path) => (path.display().to_string(), File::open(path).and_then(read_bounded)),
-            Payload::Stdin => ("standard input".to_owned(), read_bounded(io::stdin().lock())),
-        };
-        let bytes =
-            bytes.map_err(|error| Failure::new(Exit::Error, format!("cannot read {name}: {error}")))?;
-        if bytes.len() as u64 > PAYLOAD_MAX.0 {
-            let message = format!("{name} is longer than {PAYLOAD_MAX}, the most that a payload can be");
-            return Err(Failure::new(Exit::Error, message));
-        }
-        Ok(bytes)
-    }
-}
-
-fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(PAYLOAD_MAX.0 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -34,6 +34,26 @@ async fn a_log_that_fails_stops_the_driver_and_nobody_is_told_committed() {
     assert_eq!(coordinator.get(tx).await.unwrap_err(), Stopped);
 }
 
+/// Its end is written lazily, and nothing else comes that would sync it.
+#[tokio::test]
+async fn a_quiet_time_brings_the_horizon_past_the_last_transaction() {
+    let (coordinator, _driver) = start(MemoryLog::new());
+    let spec =
+        BeginSpec { protocol: Protocol::TwoPhase, label: Label::default(), timeout: MINUTE, request: None };
+    let begun = coordinator.ask(|waiter| Event::Begin { waiter, spec }).await.unwrap();
+    let Answer::Begun { tx, .. } = begun else { panic!("{begun:?}") };
+    coordinator
+        .ask(|waiter| Event::Abort { waiter, tx, reason: "".into(), wait: Wait::Decision })
+        .await
+        .unwrap();
+
+    // Until the log is synced a crash could bring the transaction back.
+    assert!(coordinator.horizon() <= tx.order());
+    let mut horizon = coordinator.watch_horizon();
+    let passed = horizon.wait_for(|horizon| *horizon > tx.order());
+    tokio::time::timeout(MINUTE, passed).await.unwrap().unwrap();
+}
+
 fn start(log: MemoryLog) -> (Coordinator, tokio::task::JoinHandle<Result<(), DriverError>>) {
     let (coordinator, inputs) = Coordinator::new();
     let opened = log.open();

@@ -9,7 +9,7 @@ use assent_sdk::throwaway::Server;
 use futures_util::future::try_join_all;
 
 use super::script::{Script, phase_one};
-use super::{database, number, run, server, shop};
+use super::{begin_life, database, number, run, server, shop};
 use crate::conformance::{commit, doubts};
 use crate::shop::branch;
 
@@ -20,7 +20,7 @@ const TABLES: &str = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'assen
 async fn server_that_prepares_nothing_is_found_out_at_once() {
     let server = Server::postgres(&[("max_prepared_transactions", "0")]).unwrap();
     let postgres = Postgres::connect(&server.url()).await.unwrap();
-    let error = cause(postgres.clone().two_phase(Script).unwrap_err());
+    let error = cause(&postgres.clone().two_phase(Script).unwrap_err());
     assert!(error.contains("max_prepared_transactions is 0") && error.contains("hint: "), "{error}");
     // TCC needs nothing of the kind.
     assert_eq!(phase_one(&postgres.tcc(Script), &branch(1, "a"), &[], "").await, "prepared ");
@@ -52,16 +52,16 @@ async fn tables_that_are_only_checked_must_be_there() {
     let url = database(server()).await;
     let check = || PostgresOptions::new(&url).tables(Tables::Check).connect();
     let hint = "hint: run the output of `assent participant ddl postgres`";
-    let error = cause(check().await.unwrap_err());
+    let error = cause(&check().await.unwrap_err());
     assert!(error.contains(r#"relation "assent_barrier" does not exist"#) && error.contains(hint), "{error}");
     assert_eq!(number(&url, TABLES).await, 0);
     run(&url, SCHEMA).await;
     check().await.unwrap();
     run(&url, "ALTER TABLE assent_reply DROP COLUMN reply").await;
-    let error = cause(check().await.unwrap_err());
+    let error = cause(&check().await.unwrap_err());
     assert!(error.contains(r#"column "reply" does not exist"#) && error.contains(hint), "{error}");
     // Creating what is missing does not mend it either.
-    assert!(cause(Postgres::connect(&url).await.unwrap_err()).contains(hint));
+    assert!(cause(&Postgres::connect(&url).await.unwrap_err()).contains(hint));
 }
 
 #[tokio::test]
@@ -69,14 +69,14 @@ async fn role_that_may_create_nothing_can_serve() {
     let url = database(server()).await;
     run(&url, "CREATE ROLE clerk LOGIN").await;
     let clerks = url.replace("postgres@", "clerk@");
-    assert!(cause(Postgres::connect(&clerks).await.unwrap_err()).contains("permission denied"));
+    assert!(cause(&Postgres::connect(&clerks).await.unwrap_err()).contains("permission denied"));
     run(
         &url,
         &format!("{SCHEMA}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk"),
     )
     .await;
     let postgres = Postgres::connect(&clerks).await.unwrap();
-    crate::shop::begin_life();
+    begin_life();
     let (tcc, two_phase) = (postgres.clone().tcc(Script), postgres.two_phase(Script).unwrap());
     for id in ["a", "b"] {
         phase_one(&two_phase, &branch(1, id), &[], "it").await;
@@ -145,7 +145,7 @@ async fn two_phase_reply(two_phase: &assent_sdk::postgres::PostgresTwoPhase, n: 
     assert_eq!(phase_one(two_phase, &branch(n, "reply"), &["SELECT 1"], "it").await, "prepared it");
 }
 
-fn cause(error: Error) -> String {
+fn cause(error: &Error) -> String {
     assert!(matches!(error, Error::Resource(_)), "{error:?}");
     error.source().unwrap().to_string()
 }

@@ -88,7 +88,7 @@ async fn rollback_comes_again_while_a_phase_one_is_under_way() {
         assert!(repeated.starts_with("trouble: another call"), "{repeated}");
         sqlx::raw_sql("SELECT pg_advisory_unlock(7)").execute(&mut gate).await.unwrap();
     };
-    let (worked, ()) = soon(async { tokio::join!(works, overtakes) }).await;
+    let (worked, ()) = soon(Box::pin(async { tokio::join!(works, overtakes) })).await;
     assert_eq!(worked, "prepared ");
     assert_eq!(rollback(&quick, &branch).await, Completion::Done);
     assert_eq!(phase_one(&slow, &branch, &[], "").await, "refused: the branch was rolled back already");
