@@ -72,6 +72,10 @@
 //! [`TwoPhase`] is the same with `prepare`, `commit` and `rollback`: for work that is staged, locked and then made visible.
 //! `Sqlite::open(..)?.two_phase(Ledger)` instead of `.tcc(Stock)`; one transaction can hold branches of both kinds.
 //!
+//! A database that prepares by itself wants less: a handler for [`postgres`] or [`mysql`] is [`Prepare`], which has only the
+//! business statements, and what they wrote is committed or rolled back as it stands, locks and all. By TCC it is
+//! [`AsyncTcc`], which is [`Tcc`] for databases that are waited for.
+//!
 //! # 4. Session or dial
 //!
 //! [`connect`](participant::Builder::connect) dials the coordinator and keeps one stream open: no port of its own, works
@@ -187,8 +191,8 @@
 //!
 //! # Features
 //!
-//! `sqlite`: the SQLite resource, with SQLite built in. `memory`: the memory resource, for tests.
-//! `throwaway`: database servers that go away, for tests.
+//! `sqlite`: the SQLite resource, with SQLite built in. `postgres`: the PostgreSQL resource. `mysql`: the resource for MariaDB
+//! and MySQL. `memory`: the memory resource, for tests. `throwaway`: real database servers that go away, for tests.
 
 mod backoff;
 pub mod barrier;

@@ -97,7 +97,8 @@ pub enum Cleaned {
 
 /// A store that takes part in transactions: the raw trait, for those with a store of their own.
 ///
-/// Most services want a ready one, [`sqlite`](crate::sqlite) or [`memory`](crate::memory), and write handlers for it.
+/// Most services want a ready one, [`postgres`](crate::postgres), [`mysql`](crate::mysql), [`sqlite`](crate::sqlite) or
+/// [`memory`](crate::memory), and write handlers for it.
 /// An implementation owes the coordinator what the table in [`barrier`](crate::barrier) says, and that what it answered
 /// survives a crash. An `Err` that is no [`refuse`](crate::refuse)d one means "not known": the call comes again.
 ///

@@ -8,7 +8,7 @@ use super::{Settings, Size, Span};
 
 const DAY_S: u64 = 24 * 3600;
 const MILLISECOND: Span = Span::from_millis(1);
-const HOUR: Span = Span::from_hours(1);
+const HOUR: Span = Span::from_secs(3600);
 const TIMEOUT_MAX: Span = Span::from_secs(7 * DAY_S);
 const RETENTION_MAX: Span = Span::from_secs(365 * DAY_S);
 const GIB_MIB: u64 = 1 << 10;

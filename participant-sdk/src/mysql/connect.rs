@@ -72,7 +72,8 @@ impl MySqlOptions {
 
     /// How many connections handlers may work on at once: 1 to 10,000; 32 unless set. Four more may be opened to end branches.
     ///
-    /// On MariaDB a branch occupies its connection between its two phases too.
+    /// On MariaDB a prepared branch occupies its connection until it is ended, so allow for as many as may be in flight.
+    /// When they run short for 100 ms, the branch that was prepared first gives up its own, and costs a new one.
     pub fn connections_max(mut self, connections: usize) -> MySqlOptions {
         self.connections_max = connections;
         self

@@ -165,7 +165,7 @@ impl MySqlTwoPhase {
         }
     }
 
-    /// Tries to commit the branch on any connection. `None` if it cannot be found to be committed or not.
+    /// Tries to commit the branch on any connection. An inner `Err` is what was seen where it could not.
     async fn try_commit(&self, branch: &Branch, name: &XaName) -> Result<Result<Completion, Seen>> {
         let mut lease = self.db.spare().await?;
         let done = match run(&mut lease, format!("XA COMMIT {name}")).await {
@@ -230,7 +230,7 @@ impl Resource for MySqlTwoPhase {
             "told to commit a branch that this database does not know: it was restored from an old copy, is another \
              one than the branch was prepared in, or somebody rolled the branch back by hand"
         );
-        Ok(Completion::Done)
+        Ok(Completion::UnknownBranch)
     }
 
     async fn rollback(&self, branch: &Branch, cluster: &ClusterId) -> Result<Completion> {

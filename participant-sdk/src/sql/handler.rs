@@ -38,7 +38,7 @@ pub trait Prepare<D: SqlDatabase>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vote<Self::Reply>>> + Send;
 }
 
-/// [`Tcc`] for databases that are spoken to asynchronously: `Postgres` and `MySql`. All that is said there holds here.
+/// [`Tcc`](crate::Tcc) for databases that are spoken to asynchronously: `Postgres` and `MySql`. All that is said there holds here.
 pub trait AsyncTcc<D: SqlDatabase>: Send + Sync + 'static {
     /// What the initiator sends: [`Json`](crate::Json), [`Proto`](crate::Proto), `Bytes` or `()`.
     type Request: Decode + Send;

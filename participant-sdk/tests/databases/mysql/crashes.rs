@@ -169,16 +169,20 @@ async fn prepared_branches_make_room_when_connections_run_short() {
     let shop = MySqlOptions::new(&url).connections_max(1).connect().await.unwrap();
     let shop = shop.setup("CREATE TABLE sold (id INT PRIMARY KEY) ENGINE = InnoDB").await.unwrap();
     let stock = shop.two_phase(Run::default()).unwrap();
-    for n in 1..=5 {
-        let insert = format!("INSERT INTO sold VALUES ({n})");
-        soon(stock.phase_one(running(&branch(n, "a"), &[&insert]))).await.unwrap();
-    }
-    assert_eq!(doubts(&stock).await.len(), 5);
-    for n in 1..=5 {
+    // Their patience alone would make room too, but in a minute.
+    soon(async {
+        for n in 1..=12 {
+            let insert = format!("INSERT INTO sold VALUES ({n})");
+            stock.phase_one(running(&branch(n, "a"), &[&insert])).await.unwrap();
+        }
+    })
+    .await;
+    assert_eq!(doubts(&stock).await.len(), 12);
+    for n in 1..=12 {
         let done = until_answered(async || stock.commit(&branch(n, "a")).await).await;
         assert_eq!(done, Completion::Done);
     }
-    assert_eq!(number(&mut stranger(&url).await, "SELECT count(*) FROM sold").await, 5);
+    assert_eq!(number(&mut stranger(&url).await, "SELECT count(*) FROM sold").await, 12);
 }
 
 /// Handlers on all connections wait for the lock of a prepared branch. It can be ended all the same, or nobody would get on
