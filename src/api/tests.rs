@@ -219,7 +219,7 @@ fn engine_settings() -> EngineSettings {
         call_timeout: PATIENCE,
         backoff: Backoff { initial: PATIENCE, max: PATIENCE },
         reservation_margin: Duration::from_secs(1),
-        retention: Duration::from_secs(3_600),
+        retention: Duration::from_hours(1),
         retention_max: 10_000,
     }
 }

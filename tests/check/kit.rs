@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 /// No check here takes anywhere near as long.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// How the kit ended, and what it said.
 #[derive(Debug)]

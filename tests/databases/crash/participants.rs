@@ -141,7 +141,7 @@ async fn participant_process() {
 async fn take_part(name: &str, coordinator: &str, resource: impl Resource) {
     let participant = Participant::builder(name).resource(resource).inquire_after(Duration::from_millis(300));
     let _participant = participant.connect(coordinator).await.unwrap();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A service manager would start it again, until its database is there.

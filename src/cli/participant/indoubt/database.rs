@@ -46,15 +46,11 @@ impl Database {
                 At::Sqlite(path) => sqlite::held(path),
             }
         };
-        match tokio::time::timeout(wait, held).await {
-            Ok(answer) => answer.map_err(|error| {
-                Failure::new(Exit::Error, format!("cannot look into {self}: {}", said(error)))
-            }),
-            Err(_) => {
-                let message = format!("{self} did not answer within {}", Span(wait));
-                Err(Failure::new(Exit::Error, message).with_hint("--timeout waits longer"))
-            }
-        }
+        let Ok(answer) = tokio::time::timeout(wait, held).await else {
+            let message = format!("{self} did not answer within {}", Span(wait));
+            return Err(Failure::new(Exit::Error, message).with_hint("--timeout waits longer"));
+        };
+        answer.map_err(|error| Failure::new(Exit::Error, format!("cannot look into {self}: {}", said(error))))
     }
 }
 
