@@ -52,8 +52,8 @@ const PORTS: Range<u16> = 20_000..32_000;
 const PORTS_TRIED_MAX: usize = 100;
 /// What a server that cannot start says when it could a little later, or on another port.
 const PASSING: [&str; 2] = ["Address already in use", "pre-existing shared memory block"];
-/// How many lines of a log an error shows.
-const LOG_LINES_SHOWN: usize = 20;
+/// How many lines of a log an error shows. `mariadb-install-db` says what went wrong before two dozen lines of advice.
+const LOG_LINES_SHOWN: usize = 40;
 
 /// A database server that goes away when it is dropped.
 #[derive(Debug)]

@@ -162,8 +162,15 @@ fn nothing_is_left_of_a_server_that_is_dropped() {
 }
 
 #[test]
+fn a_directory_for_temporary_files_that_is_the_owners_alone_will_do() {
+    // Where we are root, the servers are somebody else's.
+    let mut owner = Owner::start(0o700);
+    owner.hear_that_it_has_servers();
+}
+
+#[test]
 fn nothing_is_left_of_an_owner_that_was_killed() {
-    let mut owner = Owner::start();
+    let mut owner = Owner::start(0o1777);
     owner.wait_for_its_servers();
     let segments_of_its: Vec<_> = owner.directories().iter().map(|path| shared_memory(path)).collect();
     let postgres = segments_of_its.iter().find(|segment| !segment.is_empty()).unwrap();
@@ -174,7 +181,7 @@ fn nothing_is_left_of_an_owner_that_was_killed() {
 
 #[test]
 fn nothing_is_left_of_an_owner_that_was_killed_while_it_made_its_first_server() {
-    let mut owner = Owner::start();
+    let mut owner = Owner::start(0o1777);
     until("initdb writes", || owner.directories().iter().any(|path| path.join("data/base").exists()));
     owner.process.kill().unwrap();
     owner.wait_until_nothing_is_left();
@@ -183,7 +190,7 @@ fn nothing_is_left_of_an_owner_that_was_killed_while_it_made_its_first_server() 
 /// When a process ends, the kernel hangs up on groups that it leaves behind with a stopped process in them.
 #[test]
 fn nothing_is_left_of_an_owner_whose_servers_were_stopped() {
-    let mut owner = Owner::start();
+    let mut owner = Owner::start(0o1777);
     owner.wait_for_its_servers();
     for pid in processes(owner.name()).keys() {
         assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
@@ -194,7 +201,7 @@ fn nothing_is_left_of_an_owner_whose_servers_were_stopped() {
 
 #[test]
 fn nothing_is_left_when_an_interrupt_comes_from_the_terminal() {
-    let mut owner = Owner::start();
+    let mut owner = Owner::start(0o1777);
     owner.wait_for_its_servers();
     // What the terminal does: all of the foreground's processes get it.
     let group = format!("-{}", owner.process.id());
@@ -221,10 +228,10 @@ struct Owner {
 }
 
 impl Owner {
-    fn start() -> Owner {
+    /// The mode is that of its directory: with 1777 its servers live there, whoever they run as.
+    fn start(mode: u32) -> Owner {
         let temporary = tempfile::Builder::new().prefix("assent-test-owner-").tempdir().unwrap();
-        // Where we are root, the servers are somebody else's.
-        fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
+        fs::set_permissions(temporary.path(), Permissions::from_mode(mode)).unwrap();
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "owner_process", "--nocapture"])
             .env(OWNER, "1")
@@ -238,10 +245,14 @@ impl Owner {
         Owner { process, temporary }
     }
 
-    fn wait_for_its_servers(&mut self) {
+    fn hear_that_it_has_servers(&mut self) {
         let said = BufReader::new(self.process.stderr.take().unwrap());
         let mut lines = said.lines().map(Result::unwrap);
         assert!(lines.any(|line| line == "they are up"), "it ended");
+    }
+
+    fn wait_for_its_servers(&mut self) {
+        self.hear_that_it_has_servers();
         // Two servers, and for each what it was copied from.
         assert_eq!(self.directories().len(), 4);
         // Of PostgreSQL the postmaster only: its children do not name the directory.

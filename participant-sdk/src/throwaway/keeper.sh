@@ -7,6 +7,8 @@
 trap '' PIPE
 directory=$(mktemp -d -t assent-throwaway-XXXXXX 2>/dev/null || mktemp -d /tmp/assent-throwaway-XXXXXX) || exit
 exec 2>>"$directory/log"
+# The user that the server runs as may not have access to the owner's.
+export TMPDIR="$directory"
 server=
 looks=0
 # How often it looks, every 10 ms, whether what it killed is gone.
