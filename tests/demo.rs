@@ -59,7 +59,10 @@ impl Audience for Panicking {
     }
 }
 
-/// The demo with a temporary directory of its own: by that its files and its processes are told from all others.
+/// The variable by which the processes of one demo are told from all others: all that it starts inherit it.
+const MARK: &str = "DEMO_UNDER_TEST";
+
+/// The demo with a temporary directory of its own: by that its files are told from all others.
 struct Demo {
     temporary: TempDir,
     child: Child,
@@ -72,7 +75,8 @@ impl Demo {
         let temporary = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_assent"));
         // A setting that would keep a coordinator from starting, if it found its way there.
-        command.env("TMPDIR", temporary.path()).env("ASSENT_NONSENSE", "1").arg("demo").args(arguments);
+        command.env("TMPDIR", temporary.path()).env(MARK, temporary.path()).env("ASSENT_NONSENSE", "1");
+        command.arg("demo").args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let stdout = Some(BufReader::new(child.stdout.take().unwrap()).lines());
@@ -119,9 +123,9 @@ impl Demo {
         found
     }
 
-    /// All processes that were started with this temporary directory, but not the demo itself.
+    /// All processes that the demo started, and those that they started, but not the demo itself.
     fn processes(&self) -> Vec<(Pid, String)> {
-        let marker = format!("TMPDIR={}\0", self.temporary.path().display()).into_bytes();
+        let marker = format!("{MARK}={}\0", self.temporary.path().display()).into_bytes();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap() {
             let path = entry.unwrap().path();
