@@ -3,6 +3,7 @@
 //! Manners: data goes to standard output and everything else to standard error; an error is `error: …`, followed where
 //! it helps by `hint: …`; the exit code tells what happened (see [`Exit`]).
 
+mod bench;
 mod client;
 mod completions;
 mod config;
@@ -21,6 +22,7 @@ mod time;
 mod tx;
 mod words;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -93,6 +95,9 @@ enum Command {
     /// Watch it work: a shop and two banks, crashes included, in ten seconds
     #[command(long_about = demo::ABOUT)]
     Demo(demo::Demo),
+    /// Measure how many transactions a second, how fast, and at what cost
+    #[command(long_about = bench::ABOUT)]
+    Bench(Box<bench::Bench>),
     /// Look at transactions, run them, and settle those that need it
     #[command(subcommand)]
     Tx(tx::Tx),
@@ -108,6 +113,13 @@ enum Command {
     Config(config::Config),
     /// Print completions for a shell
     Completions(completions::Completions),
+    /// Become this executable with other arguments, tied to the life of the parent
+    #[command(hide = true)]
+    Tether {
+        parent: u32,
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Settings on the command line, for the commands that load them.
@@ -131,6 +143,7 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(global),
             Command::Demo(demo) => demo.run(global, output),
+            Command::Bench(bench) => bench.run(global, output),
             Command::Tx(tx) => block_on(async { tx.run(&Client::connect(global).await?, output).await }),
             Command::Participant(participant) => participant.run(global, output),
             Command::Health(health) => {
@@ -141,6 +154,7 @@ impl Cli {
             }
             Command::Config(config) => config.run(global, output),
             Command::Completions(completions) => completions.run(output),
+            Command::Tether { parent, arguments } => match crate::process::tether(parent, &arguments)? {},
         }
     }
 }

@@ -10,7 +10,6 @@
 //! | `scenario` | what happens |
 //! | `databases` | the same services on PostgreSQL and MariaDB, and what happens to those only |
 //! | `stage` | what the scenarios are played on: processes, clients, conditions to wait for |
-//! | `process` | processes that end when the demo ends |
 //! | `store` | where a service keeps its data, and how to read them past it |
 //! | `books` | what the databases say, and whether it adds up |
 
@@ -19,7 +18,6 @@ mod databases;
 mod front_door;
 mod initiator;
 mod participant;
-mod process;
 mod scenario;
 mod stage;
 mod store;
@@ -38,10 +36,9 @@ pub use self::books::{Books, Check};
 use self::databases::Servers;
 pub use self::initiator::run as abandon_an_order;
 pub use self::participant::Service;
-use self::process::logs;
-pub use self::process::tether;
 use self::stage::Stage;
 pub use self::store::Store;
+use crate::process::{self, logs};
 
 /// How the demo is run.
 #[derive(Clone, Debug)]
@@ -134,10 +131,8 @@ pub struct Failure {
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{what} was not seen within {} s; {process} last logged:\n{log}", process::PATIENCE.as_secs())]
-    NotSeen { what: String, process: String, log: String },
-    #[error("{process} ended unasked; it last logged:\n{log}")]
-    Ended { process: String, log: String },
+    #[error(transparent)]
+    Process(process::Error),
     #[error("{what}: {found}; it must be {expected}")]
     Wrong { what: String, found: String, expected: String },
     #[error("a service's front door: {0}")]
@@ -260,6 +255,15 @@ impl Error {
     fn misplaced(service: Service, store: &str) -> Error {
         let (found, expected) = (store.to_owned(), "a store that it is written for".to_owned());
         Error::Wrong { what: format!("the data of {service}"), found, expected }
+    }
+}
+
+impl From<process::Error> for Error {
+    fn from(error: process::Error) -> Error {
+        match error {
+            process::Error::Io(error) => Error::Io(error),
+            other => Error::Process(other),
+        }
     }
 }
 

@@ -175,8 +175,10 @@ impl Service for AdminService {
     ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
         let phase = self.coordinator.phase();
         let counts = self.counts().await.unwrap_or(Counts { active: 0, retained: 0 });
-        let (forced_writes, syncs) =
-            self.log_stats.get().map_or((0, 0), |stats| (stats.forced_writes(), stats.syncs()));
+        let (forced_writes, log_syncs, log_bytes) = self
+            .log_stats
+            .get()
+            .map_or((0, 0, 0), |stats| (stats.forced_writes(), stats.syncs(), stats.bytes()));
         // It has none until its log is open.
         let identity = (phase != Phase::Recovering).then(|| self.coordinator.identity());
         Ok(Response::new(pb::GetServerStatusResponse {
@@ -189,7 +191,8 @@ impl Service for AdminService {
             active_transactions: counts.active as u64,
             retained_transactions: counts.retained as u64,
             forced_writes,
-            log_syncs: syncs,
+            log_syncs,
+            log_bytes,
             data_dir: self.data_dir.display().to_string(),
         }))
     }

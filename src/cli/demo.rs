@@ -46,13 +46,6 @@ pub struct Demo {
 /// The processes of the demo are this executable, too.
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// Become this executable with other arguments, tied to the life of the parent
-    #[command(hide = true)]
-    Tether {
-        parent: u32,
-        #[arg(last = true)]
-        arguments: Vec<OsString>,
-    },
     /// One of the services
     #[command(hide = true)]
     Participant { service: Service, store: OsString },
@@ -70,7 +63,6 @@ impl Demo {
                 let options = Options { executable: std::env::current_exe()?, cast, afterwards };
                 super::block_on(play(&options, output))
             }
-            Some(Part::Tether { parent, arguments }) => match demo::tether(parent, &arguments)? {},
             Some(Part::Participant { service, store }) => {
                 log_to_stderr();
                 let coordinator = global.server.to_string();
@@ -232,7 +224,7 @@ fn exit(verdict: &Verdict) -> Exit {
 }
 
 /// The name of the first signal that asks for an end.
-fn interruption() -> io::Result<impl Future<Output = &'static str>> {
+pub fn interruption() -> io::Result<impl Future<Output = &'static str>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -53,6 +53,7 @@ pub fn status(status: &GetServerStatusResponse, participants: &[Participant]) ->
         "retained_transactions": status.retained_transactions,
         "forced_writes": status.forced_writes,
         "log_syncs": status.log_syncs,
+        "log_bytes": status.log_bytes,
         "data_dir": status.data_dir,
         "participants": participants.iter().map(participant).collect::<Vec<_>>(),
     })

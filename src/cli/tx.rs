@@ -57,6 +57,15 @@ pub enum ProtocolArg {
     Tcc,
 }
 
+impl ProtocolArg {
+    pub fn protocol(self) -> assent_sdk::Protocol {
+        match self {
+            ProtocolArg::TwoPhase => assent_sdk::Protocol::TwoPhase,
+            ProtocolArg::Tcc => assent_sdk::Protocol::Tcc,
+        }
+    }
+}
+
 impl Tx {
     pub async fn run(self, client: &Client, output: &mut Output) -> Result<Exit, Failure> {
         match self {

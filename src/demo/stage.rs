@@ -15,8 +15,8 @@ use tonic::transport::Channel;
 
 use super::books::Books;
 use super::front_door::{self, Ask};
-use super::process::{PATIENCE, Process, Spawner};
 use super::{Audience, Ended, Error, Report, Servers, Service, Store, Told};
+use crate::process::{PATIENCE, Process, Spawner};
 
 /// How often a condition is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -275,7 +275,7 @@ impl<'a> Stage<'a> {
             match look().await? {
                 Seen::Yes(seen) => return Ok(seen),
                 Seen::NotYet(instead) if Instant::now() > deadline => {
-                    return Err(process.not_seen(format!("{what} (instead: {instead})")));
+                    return Err(process.not_seen(format!("{what} (instead: {instead})")).into());
                 }
                 Seen::NotYet(_) => tokio::time::sleep(LOOK_INTERVAL).await,
             }

@@ -170,6 +170,7 @@ answers! {
             phase: "serving".to_owned(),
             forced_writes: 7,
             log_syncs: 3,
+            log_bytes: 700,
             ..GetServerStatusResponse::default()
         };
     }

@@ -1,7 +1,7 @@
-//! Processes that cannot outlive the demo.
+//! Child processes that are this executable, and cannot outlive whoever started them: for the demo and the benchmark.
 //!
 //! Each is killed and reaped when its [`Process`] is dropped, so on every way out that still runs code: the end, an
-//! error, a signal, a panic. Against a `kill -9` of the demo itself each child first puts itself on a [`tether`].
+//! error, a signal, a panic. Against a `kill -9` of their parent each child first puts itself on a [`tether`].
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -17,24 +17,33 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
-use super::Error;
+/// What became of a child.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} was not seen within {} s; {process} last logged:\n{log}", PATIENCE.as_secs())]
+    NotSeen { what: String, process: String, log: String },
+    #[error("{process} ended unasked; it last logged:\n{log}")]
+    Ended { process: String, log: String },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
-/// How long any condition is waited for before the demo gives up. None takes longer than three seconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+/// How long any condition is waited for before it is given up. None takes longer than three seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 const LOG_TAIL_LINES: usize = 12;
 
 /// How processes are started.
 #[derive(Debug)]
-pub(super) struct Spawner {
-    pub(super) executable: PathBuf,
+pub(crate) struct Spawner {
+    pub(crate) executable: PathBuf,
     /// Where the logs go.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 /// A running child.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
@@ -44,16 +53,16 @@ impl Spawner {
     /// Starts this executable with other arguments, waits for its first line on standard output, and answers that too.
     /// Its log, `<name>.log`, is added to.
     ///
-    /// Must be called on the thread that lives as long as the demo: the tether is tied to it.
-    pub(super) async fn spawn<A: AsRef<OsStr>>(
+    /// Must be called on the thread that lives as long as its work: the tether is tied to it.
+    pub(crate) async fn spawn<A: AsRef<OsStr>>(
         &self,
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<(Process, String), Error> {
         let log = self.log(name);
         let mut command = Command::new(&self.executable);
-        command.args(["demo", "tether", &std::process::id().to_string(), "--"]).args(arguments);
-        // The demo is the same wherever it runs: no setting of the person's own daemon finds its way in.
+        command.args(["tether", &std::process::id().to_string(), "--"]).args(arguments);
+        // They are the same wherever they run: no setting of the person's own daemon finds its way in.
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("ASSENT_") {
                 command.env_remove(variable);
@@ -63,7 +72,7 @@ impl Spawner {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::options().create(true).append(true).open(&log)?)
-            // A Ctrl-C at the terminal is for the demo, which then ends its children itself.
+            // A Ctrl-C at the terminal is for their parent, which then ends its children itself.
             .process_group(0);
         let mut process = Process { name: name.to_owned(), child: command.spawn()?, log };
         let first_line = process.first_line().await?;
@@ -76,19 +85,19 @@ impl Spawner {
 }
 
 impl Process {
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
     /// `kill -9`, and waits until it is gone.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // Neither fails for a child that is not reaped; for one that is, there is nothing to do.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Stops it in the middle of whatever it does, and waits until it stands.
-    pub(super) fn freeze(&self) -> Result<(), Error> {
+    pub(crate) fn freeze(&self) -> Result<(), Error> {
         kill_process(self.pid(), Signal::STOP).map_err(io::Error::from)?;
         let change = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let stopped = waitid(WaitId::Pid(self.pid()), change).map_err(io::Error::from)?;
@@ -99,17 +108,17 @@ impl Process {
     }
 
     /// Lets it go on.
-    pub(super) fn thaw(&self) -> Result<(), Error> {
+    pub(crate) fn thaw(&self) -> Result<(), Error> {
         Ok(kill_process(self.pid(), Signal::CONT).map_err(io::Error::from)?)
     }
 
     /// Everything that it has logged.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// What was not there in time, and what this process had to say meanwhile.
-    pub(super) fn not_seen(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn not_seen(&self, what: impl Into<String>) -> Error {
         Error::NotSeen { what: what.into(), process: self.name.clone(), log: tail(&self.log()) }
     }
 
@@ -159,7 +168,7 @@ fn tail(log: &str) -> String {
 }
 
 /// The logs in a directory, for whoever wants to know what happened.
-pub(super) fn logs(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn logs(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut logs: Vec<_> = entries.map(|entry| entry.path()).collect();
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
