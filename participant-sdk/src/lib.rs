@@ -187,7 +187,18 @@
 //!
 //! # 10. A store of your own
 //!
-//! Implement [`Resource`]; [`barrier`] has the rules as functions to build on.
+//! Implement [`Resource`]; [`barrier`] has the rules as functions to build on. `examples/order/payment.rs` does so for a partner
+//! that has an HTTP API, and no database of ours. `assent participant check` tells whether all is right.
+//!
+//! # Examples
+//!
+//! In `examples/`. All want a coordinator (`assent serve --dev` starts one); what else they want, the larger two say with
+//! `--help`.
+//!
+//! * `stock`: the service of section 1, and an initiator.
+//! * `transfer`: two-phase commit between two PostgreSQL databases, in one file to copy from.
+//! * `order`: orders on PostgreSQL, stock on MariaDB, a payment partner over HTTP that fails and is late; by TCC, by two-phase
+//!   commit, or both in one transaction.
 //!
 //! # Features
 //!
