@@ -205,6 +205,8 @@ mod code {
     pub(super) const NO_SUCH_SAVEPOINT: u16 = 1305;
     /// `XAER_NOTA`: no branch of this name that this connection could end. It never means that the branch was ended.
     pub(super) const XA_UNKNOWN: u16 = 1397;
+    /// `XA_RBROLLBACK`: the server has rolled the branch back by itself.
+    pub(super) const XA_ROLLED_BACK: u16 = 1402;
     /// `XAER_DUPID`: a branch of this name is under way or prepared.
     pub(super) const XA_DUPLICATE: u16 = 1440;
 }
