@@ -173,8 +173,8 @@ async fn look_at_settings(db: &mut PgConnection) -> sqlx::Result<i32> {
     }
     if row.try_get::<&str, _>(3)? == "off" {
         tracing::warn!(
-            "the server runs with synchronous_commit=off: a crash can lose reservations, confirmations and rollbacks \
-             of the last moments that were acknowledged"
+            "the server runs with synchronous_commit=off: a crash can lose reservations, confirmations, rollbacks and \
+             commits in one phase that were acknowledged in the last moments"
         );
     }
     row.try_get(0)
