@@ -22,6 +22,7 @@ pub async fn conforms<S: Shop>(open: impl AsyncFn() -> S) {
     read_only_vote_leaves_nothing_and_wants_no_phase_two(&open().await).await;
     ids_that_are_prefixes_or_differ_in_case_are_kept_apart(&open().await).await;
     participants_over_one_database_see_only_their_own_doubts(&open().await).await;
+    longest_names_are_prepared_and_ended(&open().await).await;
     unreadable_request_is_refused(&open().await).await;
     cluster_that_is_no_name_is_refused(&open().await).await;
 }
@@ -205,6 +206,22 @@ async fn participants_over_one_database_see_only_their_own_doubts(shop: &impl Sh
         assert_eq!(theirs, std::slice::from_ref(&other));
         rollback(&stock, &other).await;
     }
+}
+
+/// Names of prepared transactions are short in all databases, and ours have to hold three others.
+async fn longest_names_are_prepared_and_ended(shop: &impl Shop) {
+    let stock = shop.two_phase(Stock::default());
+    let participant = "p".repeat(128);
+    for last in ["x", "y"] {
+        let id = format!("{}{last}", "b".repeat(63));
+        let branch = Branch::new(tx(1), id.parse().unwrap(), participant.parse().unwrap());
+        assert!(phase_one(&stock, &branch, 1).await.starts_with("prepared"));
+        let in_doubt = stock.in_doubt(branch.participant()).await.unwrap();
+        let in_doubt: Vec<_> = in_doubt.into_iter().map(|doubt| doubt.branch).collect();
+        assert_eq!(in_doubt, std::slice::from_ref(&branch));
+        assert_eq!(commit(&stock, &branch).await, Completion::Done);
+    }
+    assert_eq!(shop.shelf().await, at(8, 0, 2));
 }
 
 async fn unreadable_request_is_refused(shop: &impl Shop) {

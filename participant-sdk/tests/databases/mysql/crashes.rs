@@ -64,6 +64,38 @@ async fn service_that_goes_away_leaves_its_branches_to_the_next() {
     assert_eq!(shop.shelf().await, at(7, 0, 3));
 }
 
+/// Without the barrier's row the server would forget a branch that changes nothing when its connection is closed, and say
+/// XA_RBROLLBACK to whoever ends it.
+#[tokio::test]
+async fn branch_that_only_reads_is_prepared_all_the_same() {
+    let url = database(server()).await;
+    let open = async || shop_at(&url).await.two_phase(Run::default()).unwrap();
+    let branch = branch(1, "a");
+    open().await.phase_one(running(&branch, &["SELECT * FROM shelf"])).await.unwrap();
+    let next = open().await;
+    assert_eq!(until_answered(async || next.commit(&branch).await).await, Completion::Done);
+    assert_eq!(commit(&next, &branch).await, Completion::Done);
+}
+
+/// One that has no row was not prepared by this library, but has its name.
+#[tokio::test]
+async fn branch_that_the_server_rolled_back_itself_can_be_rolled_back() {
+    let url = database(server()).await;
+    let shop = shop_at(&url).await;
+    let stock = sells(&shop);
+    let branch = branch(1, "a");
+    let name = format!("'{},shop/stock@{}','a',1634954868", branch.xid(), url.rsplit('/').next().unwrap());
+    let mut db = stranger(&url).await;
+    let sql = format!("XA START {name}; SELECT * FROM shelf; XA END {name}; XA PREPARE {name}");
+    super::run(&mut db, &sql).await.unwrap();
+    assert_eq!(doubts(&stock).await, std::slice::from_ref(&branch));
+    assert!(rollback_once(&stock, 1).await.is_err(), "it is with its connection");
+    drop(db);
+    assert_eq!(until_answered(async || rollback_once(&stock, 1).await).await, Completion::UnknownBranch);
+    assert_eq!(phase_one(&stock, &branch, 3).await, "refused: the branch was rolled back already");
+    assert_eq!(doubts(&stock).await, []);
+}
+
 #[tokio::test]
 async fn call_that_is_cut_short_leaves_nothing_open() {
     let url = database(server()).await;
