@@ -12,6 +12,7 @@ use bytes::Bytes;
 use sqlx::MySqlConnection;
 
 use super::connect::AfterPrepare;
+use super::pins::{LEAVE_SOON, STAY};
 use super::xa::{self, Owner, XaName};
 use super::{MySql, Shared, code, number, results, rows, run};
 use crate::barrier::{self, CommitStep, Late, PhaseOneStep, RollbackStep, State};
@@ -173,9 +174,9 @@ impl MySqlTwoPhase {
     }
 
     /// Tries to end the branch on its own connection. `None`: it has none, or not any more.
-    async fn end_pinned(&self, branch: &Branch, statements: String) -> Option<Completion> {
+    async fn end_pinned(&self, branch: &Branch, statements: &str) -> Option<Completion> {
         let mut lease = self.db.shared.pins.take(branch)?;
-        match run(&mut lease, statements).await {
+        match run(&mut lease, format!("{statements}; {STAY}")).await {
             Ok(()) => {
                 lease.back();
                 Some(Completion::Done)
@@ -218,7 +219,12 @@ impl Resource for MySqlTwoPhase {
             Worked::Open(mut lease, reply) => {
                 let name = self.name(&branch);
                 let reply_statement = set_reply(&branch, &reply);
-                run(&mut lease, format!("{reply_statement} XA END {name}; XA PREPARE {name}")).await?;
+                let first = match self.db.shared.server.after_prepare {
+                    AfterPrepare::StaysWithConnection => LEAVE_SOON,
+                    AfterPrepare::Detached => "",
+                };
+                run(&mut lease, format!("{first} {reply_statement} XA END {name}; XA PREPARE {name}"))
+                    .await?;
                 self.keep(branch, lease);
                 Vote::Prepared(reply)
             }
@@ -230,7 +236,7 @@ impl Resource for MySqlTwoPhase {
 
     async fn commit(&self, branch: &Branch) -> Result<Completion> {
         let name = self.name(branch);
-        if let Some(done) = self.end_pinned(branch, format!("XA COMMIT {name}")).await {
+        if let Some(done) = self.end_pinned(branch, &format!("XA COMMIT {name}")).await {
             return Ok(done);
         }
         let mut pauses = LOOK_AGAIN_AFTER.into_iter();
@@ -268,7 +274,7 @@ impl Resource for MySqlTwoPhase {
         let tombstone = rows::insert(branch, &tombstone)?;
         // The tombstone comes second: it would wait for the row of what is prepared.
         let statements = format!("XA ROLLBACK {name}; {tombstone}");
-        if let Some(done) = self.end_pinned(branch, statements.clone()).await {
+        if let Some(done) = self.end_pinned(branch, &statements).await {
             return Ok(done);
         }
         let mut lease = self.db.spare().await?;

@@ -108,6 +108,11 @@ impl PostgresOptions {
                 ("lock_timeout", format!("{}ms", self.lock_timeout.as_millis())),
                 // Single statements, too, have to see what was committed meanwhile.
                 ("default_transaction_isolation", "read committed".into()),
+                // A machine that loses its power closes no connection; by default the server would keep the locks of what
+                // was under way on it for two hours.
+                ("tcp_keepalives_idle", "10".into()),
+                ("tcp_keepalives_interval", "5".into()),
+                ("tcp_keepalives_count", "3".into()),
             ])
             // The texts have payloads in them, which belong in no log.
             .disable_statement_logging())

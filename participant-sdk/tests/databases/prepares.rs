@@ -8,6 +8,7 @@ use assent_sdk::{Branch, Completion, Resource as _};
 use futures_util::future::join_all;
 
 use crate::conformance::{CLUSTER, call, clear, commit, doubts, phase_one, rollback};
+use crate::log::Log;
 use crate::shop::{Faults, Shop, Stock, at, branch, shelf, tx};
 
 /// `open` gives a shop with nothing sold yet, in a database of its own.
@@ -17,6 +18,7 @@ pub async fn conforms<S: Shop>(open: impl AsyncFn() -> S) {
     late_prepare_is_refused_after_cleaning_too(&open().await).await;
     cleaning_spares_other_clusters_and_what_is_prepared(&open().await).await;
     commit_after_rollback_and_rollback_after_commit_are_heuristic(&open().await).await;
+    commit_of_what_is_lost_raises_an_alarm(&open().await).await;
     every_interleaving_has_one_effect(&open).await;
     refusal_and_trouble_leave_nothing(&open().await).await;
     read_only_vote_leaves_nothing_and_wants_no_phase_two(&open().await).await;
@@ -113,6 +115,16 @@ async fn commit_after_rollback_and_rollback_after_commit_are_heuristic(shop: &im
     assert_eq!(commit(&stock, &undone).await, Completion::HeuristicRollback);
     assert_eq!(rollback(&stock, &done).await, Completion::HeuristicCommit);
     assert_eq!(shop.shelf().await, at(8, 0, 2));
+}
+
+/// To the server, what is unknown looks like what is committed.
+async fn commit_of_what_is_lost_raises_an_alarm(shop: &impl Shop) {
+    let stock = shop.two_phase(Stock::default());
+    let log = Log::warnings();
+    let _guard = log.keep();
+    assert_eq!(commit(&stock, &branch(1, "a")).await, Completion::UnknownBranch);
+    let said = log.lines();
+    assert!(said.len() == 1 && said[0].contains("by hand"), "{said:?}");
 }
 
 /// All sequences of four calls: whatever comes, nothing is lost or made, and the first end is the end. A commit of nothing

@@ -154,6 +154,51 @@ async fn rollback_once(stock: &impl Resource, n: u64) -> Result<Completion, Fail
     stock.rollback(&branch(n, "a"), &ClusterId::from(CLUSTER)).await
 }
 
+/// A machine that loses its power closes no connection.
+#[tokio::test]
+async fn branch_of_a_replica_that_fell_silent_is_given_up_by_the_server() {
+    let url = database(server()).await;
+    let shop = shop_at(&url).await;
+    let prepare = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stock = runtime.block_on(async {
+            let stock = sells(&MySql::connect(&url).await.unwrap());
+            assert_eq!(phase_one(&stock, &branch(1, "a"), 3).await, r#"prepared {"left":7}"#);
+            stock
+        });
+        // Nobody drives it from now on, but its connections are open.
+        (runtime, stock)
+    };
+    let silent = tokio::task::spawn_blocking(prepare).await.unwrap();
+    let other = sells(&shop);
+    assert_eq!(until_answered(async || other.commit(&branch(1, "a")).await).await, Completion::Done);
+    assert_eq!(shop.shelf().await, at(7, 0, 3));
+    tokio::task::spawn_blocking(move || drop(silent)).await.unwrap();
+}
+
+/// The branch is ended by the one message that this takes, and the connection is there for the next call, whenever that comes.
+#[tokio::test]
+async fn connection_stays_with_its_branch_and_is_kept_when_that_has_ended() {
+    let url = database(server()).await;
+    let shop = MySqlOptions::new(&url).connections_max(1).connect().await.unwrap();
+    let stock = shop.clone().two_phase(Run::default()).unwrap();
+    let mut db = shop.connection().await.unwrap();
+    let (id, timeout) =
+        ("SELECT CAST(CONNECTION_ID() AS SIGNED)", "SELECT CAST(@@SESSION.wait_timeout AS SIGNED)");
+    let before = (number(&mut db, id).await, number(&mut db, timeout).await);
+    db.back();
+    for n in 1..=2 {
+        stock.phase_one(running(&branch(n, "a"), &[])).await.unwrap();
+        match n {
+            1 => assert_eq!(commit(&stock, &branch(n, "a")).await, Completion::Done),
+            _ => assert_eq!(rollback(&stock, &branch(n, "a")).await, Completion::Done),
+        }
+        let mut db = shop.connection().await.unwrap();
+        assert_eq!((number(&mut db, id).await, number(&mut db, timeout).await), before);
+        db.back();
+    }
+}
+
 #[tokio::test]
 async fn replicas_that_race_for_a_branch_have_one_effect() {
     let url = database(server()).await;

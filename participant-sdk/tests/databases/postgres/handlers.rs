@@ -121,6 +121,16 @@ async fn call_that_is_given_up_keeps_no_lock() {
     assert_eq!(postgres.shelf().await, shelf());
 }
 
+/// A machine that loses its power closes no connection. That the server does then cannot be shown on one machine.
+#[tokio::test]
+async fn server_is_told_to_look_whether_its_client_lives() {
+    let postgres = shop(&database(server()).await).await;
+    let check = "DO $$ BEGIN ASSERT current_setting('tcp_keepalives_idle') = '10'
+        AND current_setting('client_connection_check_interval') = '1s'; END $$";
+    let mut db = postgres.connection().await.unwrap();
+    sqlx::raw_sql(check).execute(&mut *db).await.unwrap();
+}
+
 /// Whatever is the default of the database or the role.
 #[tokio::test]
 async fn handlers_see_what_is_committed_meanwhile() {
