@@ -42,7 +42,8 @@
 //! A connection of [`sqlx`], with a transaction begun. The handler ends no transaction and begins none (no `begin()` of sqlx
 //! either), and runs no DDL, which commits by itself: by two-phase commit the server refuses that, by TCC the call
 //! fails in the end. What sqlx calls `rows_affected` counts the rows that were found, whether or not they changed.
-//! Statements wait for a lock for [`lock_timeout`](MySqlOptions::lock_timeout), then they fail and the call is repeated.
+//! Statements wait for a lock for [`lock_timeout`](MySqlOptions::lock_timeout), then they fail and the call is repeated. A call
+//! that takes more than five minutes, besides a wait for a lock, is given up: the server may never answer.
 //!
 //! Connections read what is committed (READ COMMITTED). The default of the servers, REPEATABLE READ, locks gaps
 //! between rows as well, and a prepared branch would hold those.
@@ -123,6 +124,8 @@ struct Shared {
     server: Server,
     /// What the server calls the database.
     database: String,
+    /// How long a call may take.
+    patience: Duration,
 }
 
 impl MySql {

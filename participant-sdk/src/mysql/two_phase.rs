@@ -213,6 +213,10 @@ impl Resource for MySqlTwoPhase {
         Protocol::TwoPhase
     }
 
+    fn patience(&self) -> Option<Duration> {
+        Some(self.db.shared.patience)
+    }
+
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {
         let branch = call.branch.clone();
         let vote = match self.work(call).await? {

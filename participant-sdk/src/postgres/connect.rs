@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use super::{Postgres, SCHEMA, not_opened, rows, send};
 use crate::error::{Error, Result};
 use crate::sql::pool::Pool;
-use crate::sql::{Held, Tables};
+use crate::sql::{CALL_MAX, Held, Tables};
 
 const CONNECTIONS_MAX: usize = 16;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,7 +90,8 @@ impl PostgresOptions {
             let options = options.clone();
             Pool::new(self.connections_max, Box::new(move || Box::pin(open(options.clone()))))
         };
-        let mut postgres = Postgres { work: pool()?, ends: pool()?, prepared_max: 0 };
+        let patience = self.lock_timeout.saturating_add(CALL_MAX);
+        let mut postgres = Postgres { work: pool()?, ends: pool()?, prepared_max: 0, patience };
         let mut lease = postgres.work.lease().await.map_err(|failure| not_opened(failure.to_string()))?;
         postgres.prepared_max = look_at_settings(&mut lease).await.map_err(not_opened)?;
         check_tables(&mut lease, self.tables).await?;

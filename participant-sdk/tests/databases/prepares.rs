@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use assent_sdk::resource::PhaseOne;
 use assent_sdk::{Branch, Completion, Resource as _};
@@ -27,6 +28,7 @@ pub async fn conforms<S: Shop>(open: impl AsyncFn() -> S) {
     longest_names_are_prepared_and_ended(&open().await).await;
     unreadable_request_is_refused(&open().await).await;
     cluster_that_is_no_name_is_refused(&open().await).await;
+    calls_are_given_up_some_time(&open().await);
 }
 
 async fn prepare_commit_and_rollback_take_effect_once_each(shop: &impl Shop) {
@@ -241,6 +243,13 @@ async fn unreadable_request_is_refused(shop: &impl Shop) {
     let garbled = PhaseOne { request: "{".into(), ..call(&branch(1, "a"), 0) };
     let failure = stock.phase_one(garbled).await.unwrap_err();
     assert!(failure.refusal().unwrap().starts_with("the request cannot be read"), "{failure}");
+}
+
+/// A server whose machine has lost its power may never answer.
+fn calls_are_given_up_some_time(shop: &impl Shop) {
+    for patience in [shop.two_phase(Stock::default()).patience(), shop.tcc(Stock::default()).patience()] {
+        assert_eq!(patience, Some(Duration::from_secs(5 * 60 + 2)), "and 2 s for a lock");
+    }
 }
 
 /// It stands in statements as it was sent.

@@ -65,7 +65,7 @@ async fn service_that_goes_away_leaves_its_branches_to_the_next() {
 }
 
 /// Without the barrier's row the server would forget a branch that changes nothing when its connection is closed, and say
-/// XA_RBROLLBACK to whoever ends it.
+/// `XA_RBROLLBACK` to whoever ends it.
 #[tokio::test]
 async fn branch_that_only_reads_is_prepared_all_the_same() {
     let url = database(server()).await;
