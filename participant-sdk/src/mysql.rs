@@ -59,7 +59,7 @@
 //! MariaDB lets nobody but the connection that prepared a branch end it, as long as that connection is open. So the
 //! connection stays with the branch until phase two, for 5 s at most, or until connections run short. Then it is closed,
 //! and the branch can be ended from any other connection; until that is so, other replicas of the service answer that the
-//! call is to come again. MySQL from 8.0.29 on needs none of this (`xa_detach_on_prepare`).
+//! call is to come again. Where the service's machine is gone, the server closes the connection after 10 s. MySQL from 8.0.29 on needs none of this (`xa_detach_on_prepare`).
 //!
 //! XA names belong to a whole server. Ours have the format id 0x61736E74 ("asnt"), the xid, participant and database as
 //! `gtrid`, and the branch id as `bqual`.
