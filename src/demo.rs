@@ -183,8 +183,9 @@ async fn play(
     let opening = stage.books().await?;
     let played =
         if on_databases { databases::play(&mut stage).await } else { play_on_files(&mut stage).await };
-    stage.write_server_logs()?;
-    played?;
+    // What went wrong in the play is the news, not that the logs could not be written then.
+    let written = stage.write_server_logs();
+    played.and(written)?;
     stage.settled().await?;
     Ok(stage.books().await?.checks(&opening))
 }

@@ -42,7 +42,8 @@
 //! A connection of [`sqlx`], with a transaction begun. The handler ends no transaction and begins none (no `begin()` of sqlx
 //! either), and runs no DDL, which commits by itself: by two-phase commit the server refuses that, by TCC the call
 //! fails in the end. What sqlx calls `rows_affected` counts the rows that were found, whether or not they changed.
-//! Statements wait for a lock for [`lock_timeout`](MySqlOptions::lock_timeout), then they fail and the call is repeated.
+//! Statements wait for a lock for [`lock_timeout`](MySqlOptions::lock_timeout), then they fail and the call is repeated. A call
+//! that takes more than five minutes, besides a wait for a lock, is given up: the server may never answer.
 //!
 //! Connections read what is committed (READ COMMITTED). The default of the servers, REPEATABLE READ, locks gaps
 //! between rows as well, and a prepared branch would hold those.
@@ -58,7 +59,7 @@
 //! MariaDB lets nobody but the connection that prepared a branch end it, as long as that connection is open. So the
 //! connection stays with the branch until phase two, for 5 s at most, or until connections run short. Then it is closed,
 //! and the branch can be ended from any other connection; until that is so, other replicas of the service answer that the
-//! call is to come again. MySQL from 8.0.29 on needs none of this (`xa_detach_on_prepare`).
+//! call is to come again. Where the service's machine is gone, the server closes the connection after 10 s. MySQL from 8.0.29 on needs none of this (`xa_detach_on_prepare`).
 //!
 //! XA names belong to a whole server. Ours have the format id 0x61736E74 ("asnt"), the xid, participant and database as
 //! `gtrid`, and the branch id as `bqual`.
@@ -123,6 +124,8 @@ struct Shared {
     server: Server,
     /// What the server calls the database.
     database: String,
+    /// How long a call may take.
+    patience: Duration,
 }
 
 impl MySql {
@@ -205,6 +208,8 @@ mod code {
     pub(super) const NO_SUCH_SAVEPOINT: u16 = 1305;
     /// `XAER_NOTA`: no branch of this name that this connection could end. It never means that the branch was ended.
     pub(super) const XA_UNKNOWN: u16 = 1397;
+    /// `XA_RBROLLBACK`: the server has rolled the branch back by itself.
+    pub(super) const XA_ROLLED_BACK: u16 = 1402;
     /// `XAER_DUPID`: a branch of this name is under way or prepared.
     pub(super) const XA_DUPLICATE: u16 = 1440;
 }

@@ -43,7 +43,8 @@
 //! They run in a `READ COMMITTED` transaction with a short `lock_timeout`. They must not end it: `COMMIT`, `ROLLBACK` and
 //! sqlx's `begin` (which would not know that a transaction is open) are the resource's own. To undo a part, use `SAVEPOINT`
 //! and `ROLLBACK TO`. After a statement has failed, PostgreSQL does nothing more in a transaction: return its error. What
-//! is prepared cannot have used temporary tables, `LISTEN` or `NOTIFY`.
+//! is prepared cannot have used temporary tables, `LISTEN` or `NOTIFY`. A call that takes more than five minutes, besides a
+//! wait for a lock, is given up: the server may never answer.
 //!
 //! # The tables
 //!
@@ -62,6 +63,7 @@ mod two_phase;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The library that handlers speak to the server by, in the version that this crate is built with.
 pub use sqlx;
@@ -88,6 +90,8 @@ pub struct Postgres {
     ends: Pool<PgConnection>,
     /// How many transactions the server lets be prepared at once.
     prepared_max: i32,
+    /// How long a call may take.
+    patience: Duration,
 }
 
 impl Postgres {

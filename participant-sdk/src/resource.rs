@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 pub use crate::barrier::Completion;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
-use crate::error::Result;
+use crate::error::{Failure, Result};
 
 /// A handler's yes. A no is [`refuse`](crate::refuse), trouble is any other error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,13 @@ pub trait Resource: Send + Sync + 'static {
         true
     }
 
+    /// How long a call may take. Then it is dropped, as when a caller goes away, and that is trouble. `None`: without end.
+    ///
+    /// For stores on the other side of a network, where an answer may never come; calls for the same branch wait for it.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     /// Prepare or Try. A business no is `Err(refuse(..))`, and leaves nothing behind.
     fn phase_one(&self, call: PhaseOne) -> impl Future<Output = Result<Granted>> + Send;
 
@@ -162,11 +169,11 @@ impl<R: Resource> AnyResource for R {
     }
 
     fn phase_one(&self, call: PhaseOne) -> BoxFuture<'_, Result<Granted>> {
-        Box::pin(Resource::phase_one(self, call))
+        within(self.patience(), Resource::phase_one(self, call))
     }
 
     fn commit<'a>(&'a self, branch: &'a Branch) -> BoxFuture<'a, Result<Completion>> {
-        Box::pin(Resource::commit(self, branch))
+        within(self.patience(), Resource::commit(self, branch))
     }
 
     fn rollback<'a>(
@@ -174,18 +181,102 @@ impl<R: Resource> AnyResource for R {
         branch: &'a Branch,
         cluster: &'a ClusterId,
     ) -> BoxFuture<'a, Result<Completion>> {
-        Box::pin(Resource::rollback(self, branch, cluster))
+        within(self.patience(), Resource::rollback(self, branch, cluster))
     }
 
     fn commit_one_phase(&self, call: PhaseOne) -> BoxFuture<'_, Result<OnePhase>> {
-        Box::pin(Resource::commit_one_phase(self, call))
+        within(self.patience(), Resource::commit_one_phase(self, call))
     }
 
     fn in_doubt<'a>(&'a self, participant: &'a ParticipantName) -> BoxFuture<'a, Result<Vec<InDoubt>>> {
-        Box::pin(Resource::in_doubt(self, participant))
+        within(self.patience(), Resource::in_doubt(self, participant))
     }
 
     fn forget_before<'a>(&'a self, horizon: &'a Horizon) -> BoxFuture<'a, Result<Cleaned>> {
-        Box::pin(Resource::forget_before(self, horizon))
+        within(self.patience(), Resource::forget_before(self, horizon))
+    }
+}
+
+fn within<'a, T>(
+    patience: Option<Duration>,
+    call: impl Future<Output = Result<T>> + Send + 'a,
+) -> BoxFuture<'a, Result<T>> {
+    let Some(patience) = patience else { return Box::pin(call) };
+    Box::pin(async move {
+        let silent = |_| Err(Failure::again(format!("the resource did not answer within {patience:?}")));
+        tokio::time::timeout(patience, call).await.unwrap_or_else(silent)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// Its server's machine has lost its power.
+    struct Silent;
+
+    impl Resource for Silent {
+        fn protocol(&self) -> Protocol {
+            Protocol::TwoPhase
+        }
+
+        fn patience(&self) -> Option<Duration> {
+            Some(Duration::from_mins(1))
+        }
+
+        async fn phase_one(&self, _: PhaseOne) -> Result<Granted> {
+            pending().await
+        }
+
+        async fn commit(&self, _: &Branch) -> Result<Completion> {
+            pending().await
+        }
+
+        async fn rollback(&self, _: &Branch, _: &ClusterId) -> Result<Completion> {
+            pending().await
+        }
+
+        async fn commit_one_phase(&self, _: PhaseOne) -> Result<OnePhase> {
+            pending().await
+        }
+
+        async fn in_doubt(&self, _: &ParticipantName) -> Result<Vec<InDoubt>> {
+            pending().await
+        }
+
+        async fn forget_before(&self, _: &Horizon) -> Result<Cleaned> {
+            pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_that_is_never_answered_is_given_up() {
+        let (silent, cluster): (&dyn AnyResource, _) = (&Silent, ClusterId::from("cluster-1"));
+        let xid: assent_proto::TxId = "00000000-0000-8000-8000-004000000000".parse().unwrap();
+        let branch = Branch::new(xid, "a".parse().unwrap(), "shop/stock".parse().unwrap());
+        let call = || PhaseOne {
+            branch: branch.clone(),
+            cluster: cluster.clone(),
+            request: Bytes::new(),
+            reservation: None,
+        };
+        let horizon = Horizon { cluster: cluster.clone(), before: xid.order() };
+        let calls = async {
+            [
+                silent.phase_one(call()).await.unwrap_err(),
+                silent.commit(&branch).await.unwrap_err(),
+                silent.rollback(&branch, &cluster).await.unwrap_err(),
+                silent.commit_one_phase(call()).await.unwrap_err(),
+                silent.in_doubt(branch.participant()).await.unwrap_err(),
+                silent.forget_before(&horizon).await.unwrap_err(),
+            ]
+        };
+        let failures = tokio::time::timeout(Duration::from_hours(1), calls).await.unwrap();
+        for failure in failures {
+            assert_eq!(failure.refusal(), None);
+            assert_eq!(failure.to_string(), "the resource did not answer within 60s");
+        }
     }
 }

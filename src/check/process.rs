@@ -70,7 +70,7 @@ impl Launch {
 
     fn signal(&self, signal: Signal) {
         if let Some(child) = self.lock().as_ref() {
-            signal_group(child, signal);
+            signal_group(pid(child), signal);
         }
     }
 
@@ -87,9 +87,16 @@ impl Drop for Launch {
 
 /// Runs a command, and answers the numbers that it prints.
 pub async fn numbers(command: &str, wait: Duration) -> Result<Vec<f64>, String> {
-    let mut child = shell(command);
-    child.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(wait, child.output()).await {
+    let mut shell = shell(command);
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = shell.spawn().map_err(|error| error.to_string())?;
+    let mut group = Group(pid(&child));
+    let ended = timeout(wait, child.wait_with_output()).await;
+    if ended.is_ok() {
+        // Its id may be somebody else's soon.
+        group.0 = None;
+    }
+    let output = match ended {
         Err(_) => return Err(format!("did not end within {wait:?}")),
         Ok(Err(error)) => return Err(error.to_string()),
         Ok(Ok(output)) if !output.status.success() => {
@@ -115,9 +122,21 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-fn signal_group(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    if let Some(pid) = pid {
+/// A command and what it has started, killed when this is dropped: it hangs, or nobody waits for it any more.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        signal_group(self.0, Signal::KILL);
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+}
+
+fn signal_group(group: Option<Pid>, signal: Signal) {
+    if let Some(pid) = group {
         // A group that is gone already needs no signal.
         let _ = kill_process_group(pid, signal);
     }

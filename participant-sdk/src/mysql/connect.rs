@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use super::pins::Pins;
 use super::{MySql, SCHEMA, Shared, code, not_opened, number, results, rows, run, xa};
 use crate::error::{Error, Failure};
-use crate::sql::Tables;
 use crate::sql::pool::Pool;
+use crate::sql::{CALL_MAX, Tables};
 
 /// Connections beyond those that handlers work on, to end branches with.
 const SPARE_CONNECTIONS: usize = 4;
@@ -121,7 +121,9 @@ impl MySqlOptions {
         look_at_tables(&mut lease, self.tables).await?;
         lease.back();
         let permits = Arc::new(Semaphore::new(self.connections_max));
-        Ok(MySql { shared: Arc::new(Shared { pool, permits, pins: Pins::default(), server, database }) })
+        let patience = self.lock_timeout.saturating_add(CALL_MAX);
+        let shared = Shared { pool, permits, pins: Pins::default(), server, database, patience };
+        Ok(MySql { shared: Arc::new(shared) })
     }
 }
 

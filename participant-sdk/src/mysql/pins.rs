@@ -15,6 +15,13 @@ use crate::sql::pool::Lease;
 /// How long a connection waits for its branch's phase two. Then it is closed, and any other connection can end the branch.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a connection is told before it prepares: the server closes it by itself where nothing more is heard. A machine that
+/// loses its power closes nothing, and the server would keep the connection, and with it the branch, for hours. A little
+/// longer than our own patience.
+pub(super) const LEAVE_SOON: &str = "SET SESSION wait_timeout = 10;";
+/// And what it is told when it has ended its branch.
+pub(super) const STAY: &str = "SET SESSION wait_timeout = DEFAULT";
+
 /// Bounded by the number of connections.
 #[derive(Default)]
 pub(super) struct Pins {

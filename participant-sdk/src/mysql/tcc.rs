@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::MySqlConnection;
@@ -55,6 +56,10 @@ impl MySqlTcc {
 impl Resource for MySqlTcc {
     fn protocol(&self) -> Protocol {
         Protocol::Tcc
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(self.db.shared.patience)
     }
 
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {

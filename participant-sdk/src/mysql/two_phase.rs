@@ -12,6 +12,7 @@ use bytes::Bytes;
 use sqlx::MySqlConnection;
 
 use super::connect::AfterPrepare;
+use super::pins::{LEAVE_SOON, STAY};
 use super::xa::{self, Owner, XaName};
 use super::{MySql, Shared, code, number, results, rows, run};
 use crate::barrier::{self, CommitStep, Late, PhaseOneStep, RollbackStep, State};
@@ -23,7 +24,7 @@ use crate::sql::handler::{ByPrepare, Prepare, PrepareHandler, caught};
 use crate::sql::name::quotable;
 use crate::sql::pool::Lease;
 
-/// After what pauses a commit looks again for a branch that it cannot end.
+/// After what pauses a call looks again for a branch that it cannot end, or cannot open.
 const LOOK_AGAIN_AFTER: [Duration; 5] = [
     Duration::from_millis(10),
     Duration::from_millis(40),
@@ -50,6 +51,14 @@ enum Worked {
     ReadOnly(Bytes),
     /// It had been prepared or committed already, with this reply.
     Before(Bytes),
+}
+
+/// What opening a branch came to.
+enum Opened {
+    /// It is open on this connection, with the barrier's row in it.
+    Work(Lease<MySqlConnection>),
+    /// The answer does not want any work.
+    Known(Worked),
 }
 
 /// Which rows are seen.
@@ -79,26 +88,11 @@ impl MySqlTwoPhase {
 
     /// Opens the branch and does the work in it.
     async fn work(&self, call: PhaseOne) -> Result<Worked> {
-        if self.db.shared.pins.has(&call.branch) {
-            return self.repeat(&call.branch).await;
-        }
         let name = self.name(&call.branch);
-        let mut lease = self.db.work().await?;
-        match begin(&mut lease, &name, &call).await? {
-            Begun::Open => {}
-            Begun::Late(late) => {
-                undo(lease, &name).await;
-                return Err(refuse(late.to_string()));
-            }
-            Begun::NameTaken => {
-                lease.back();
-                return self.repeat(&call.branch).await;
-            }
-            Begun::RowThere => {
-                undo(lease, &name).await;
-                return self.repeat_ended(&call).await;
-            }
-        }
+        let mut lease = match self.open(&call, &name).await? {
+            Opened::Work(lease) => lease,
+            Opened::Known(worked) => return Ok(worked),
+        };
         match caught(self.handler.work(&mut lease, &call.branch, call.request)).await {
             Ok(Vote::Prepared(reply)) => Ok(Worked::Open(lease, reply)),
             Ok(Vote::ReadOnly(reply)) => {
@@ -114,16 +108,46 @@ impl MySqlTwoPhase {
         }
     }
 
+    /// Opens the branch, unless there is an answer already. Where another call is under way it is waited for a little: it may
+    /// be one whose connection was lost, and the server has not noticed yet.
+    async fn open(&self, call: &PhaseOne, name: &XaName) -> Result<Opened> {
+        if self.db.shared.pins.has(&call.branch)
+            && let Some(worked) = self.repeat(&call.branch).await?
+        {
+            return Ok(Opened::Known(worked));
+        }
+        let mut pauses = LOOK_AGAIN_AFTER.into_iter();
+        loop {
+            let mut lease = self.db.work().await?;
+            match begin(&mut lease, name, call).await? {
+                Begun::Open => return Ok(Opened::Work(lease)),
+                Begun::Late(late) => {
+                    undo(lease, name).await;
+                    return Err(refuse(late.to_string()));
+                }
+                Begun::RowThere => {
+                    undo(lease, name).await;
+                    return self.repeat_ended(call).await.map(Opened::Known);
+                }
+                Begun::NameTaken => lease.back(),
+            }
+            if let Some(worked) = self.repeat(&call.branch).await? {
+                return Ok(Opened::Known(worked));
+            }
+            let Some(pause) = pauses.next() else {
+                return Err(Failure::again(format!("another call of branch {} is under way", call.branch)));
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Answers for a branch whose name is taken: with the first reply if it is prepared.
-    async fn repeat(&self, branch: &Branch) -> Result<Worked> {
+    async fn repeat(&self, branch: &Branch) -> Result<Option<Worked>> {
         let mut lease = self.db.spare().await?;
         let seen =
             see(&mut lease, branch, &self.name(branch), &ClusterId::default(), Rows::Uncommitted).await?;
         lease.back();
-        match seen.row {
-            Some(row) if seen.listed => Ok(Worked::Before(row.reply)),
-            Some(_) | None => Err(Failure::again(format!("another call of branch {branch} is under way"))),
-        }
+        Ok(seen.row.filter(|_| seen.listed).map(|row| Worked::Before(row.reply)))
     }
 
     /// Answers for a branch that has a row.
@@ -150,9 +174,9 @@ impl MySqlTwoPhase {
     }
 
     /// Tries to end the branch on its own connection. `None`: it has none, or not any more.
-    async fn end_pinned(&self, branch: &Branch, statements: String) -> Option<Completion> {
+    async fn end_pinned(&self, branch: &Branch, statements: &str) -> Option<Completion> {
         let mut lease = self.db.shared.pins.take(branch)?;
-        match run(&mut lease, statements).await {
+        match run(&mut lease, format!("{statements}; {STAY}")).await {
             Ok(()) => {
                 lease.back();
                 Some(Completion::Done)
@@ -189,13 +213,22 @@ impl Resource for MySqlTwoPhase {
         Protocol::TwoPhase
     }
 
+    fn patience(&self) -> Option<Duration> {
+        Some(self.db.shared.patience)
+    }
+
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {
         let branch = call.branch.clone();
         let vote = match self.work(call).await? {
             Worked::Open(mut lease, reply) => {
                 let name = self.name(&branch);
                 let reply_statement = set_reply(&branch, &reply);
-                run(&mut lease, format!("{reply_statement} XA END {name}; XA PREPARE {name}")).await?;
+                let first = match self.db.shared.server.after_prepare {
+                    AfterPrepare::StaysWithConnection => LEAVE_SOON,
+                    AfterPrepare::Detached => "",
+                };
+                run(&mut lease, format!("{first} {reply_statement} XA END {name}; XA PREPARE {name}"))
+                    .await?;
                 self.keep(branch, lease);
                 Vote::Prepared(reply)
             }
@@ -207,7 +240,7 @@ impl Resource for MySqlTwoPhase {
 
     async fn commit(&self, branch: &Branch) -> Result<Completion> {
         let name = self.name(branch);
-        if let Some(done) = self.end_pinned(branch, format!("XA COMMIT {name}")).await {
+        if let Some(done) = self.end_pinned(branch, &format!("XA COMMIT {name}")).await {
             return Ok(done);
         }
         let mut pauses = LOOK_AGAIN_AFTER.into_iter();
@@ -245,7 +278,7 @@ impl Resource for MySqlTwoPhase {
         let tombstone = rows::insert(branch, &tombstone)?;
         // The tombstone comes second: it would wait for the row of what is prepared.
         let statements = format!("XA ROLLBACK {name}; {tombstone}");
-        if let Some(done) = self.end_pinned(branch, statements.clone()).await {
+        if let Some(done) = self.end_pinned(branch, &statements).await {
             return Ok(done);
         }
         let mut lease = self.db.spare().await?;
@@ -254,7 +287,12 @@ impl Resource for MySqlTwoPhase {
                 lease.back();
                 return Ok(Completion::Done);
             }
-            Err(error) if matches!(number(&error), Some(code::XA_UNKNOWN | code::DUPLICATE)) => {}
+            // A branch that has changed nothing is gone when its connection is, and the server says so.
+            Err(error)
+                if matches!(
+                    number(&error),
+                    Some(code::XA_UNKNOWN | code::XA_ROLLED_BACK | code::DUPLICATE)
+                ) => {}
             Err(error) => return Err(error.into()),
         }
         let seen = see(&mut lease, branch, &name, cluster, Rows::Committed).await?;

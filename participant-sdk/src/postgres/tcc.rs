@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use assent_proto::TxOrder;
 use bytes::Bytes;
@@ -38,6 +39,10 @@ impl PostgresTcc {
 impl Resource for PostgresTcc {
     fn protocol(&self) -> Protocol {
         Protocol::Tcc
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(self.db.patience)
     }
 
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {

@@ -157,6 +157,10 @@ impl Resource for PostgresTwoPhase {
         Protocol::TwoPhase
     }
 
+    fn patience(&self) -> Option<Duration> {
+        Some(self.db.patience)
+    }
+
     async fn phase_one(&self, call: PhaseOne) -> Result<Granted> {
         let branch = call.branch.clone();
         let vote = match self.open(&branch, &call.cluster).await? {

@@ -4,6 +4,7 @@
 
 #[path = "../sdk/conformance.rs"]
 mod conformance;
+mod log;
 mod mysql;
 mod postgres;
 mod prepares;

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use assent_sdk::resource::PhaseOne;
 use assent_sdk::{Branch, Completion, Resource as _};
 use futures_util::future::join_all;
 
 use crate::conformance::{CLUSTER, call, clear, commit, doubts, phase_one, rollback};
+use crate::log::Log;
 use crate::shop::{Faults, Shop, Stock, at, branch, shelf, tx};
 
 /// `open` gives a shop with nothing sold yet, in a database of its own.
@@ -17,13 +19,16 @@ pub async fn conforms<S: Shop>(open: impl AsyncFn() -> S) {
     late_prepare_is_refused_after_cleaning_too(&open().await).await;
     cleaning_spares_other_clusters_and_what_is_prepared(&open().await).await;
     commit_after_rollback_and_rollback_after_commit_are_heuristic(&open().await).await;
+    commit_of_what_is_lost_raises_an_alarm(&open().await).await;
     every_interleaving_has_one_effect(&open).await;
     refusal_and_trouble_leave_nothing(&open().await).await;
     read_only_vote_leaves_nothing_and_wants_no_phase_two(&open().await).await;
     ids_that_are_prefixes_or_differ_in_case_are_kept_apart(&open().await).await;
     participants_over_one_database_see_only_their_own_doubts(&open().await).await;
+    longest_names_are_prepared_and_ended(&open().await).await;
     unreadable_request_is_refused(&open().await).await;
     cluster_that_is_no_name_is_refused(&open().await).await;
+    calls_are_given_up_some_time(&open().await);
 }
 
 async fn prepare_commit_and_rollback_take_effect_once_each(shop: &impl Shop) {
@@ -112,6 +117,16 @@ async fn commit_after_rollback_and_rollback_after_commit_are_heuristic(shop: &im
     assert_eq!(commit(&stock, &undone).await, Completion::HeuristicRollback);
     assert_eq!(rollback(&stock, &done).await, Completion::HeuristicCommit);
     assert_eq!(shop.shelf().await, at(8, 0, 2));
+}
+
+/// To the server, what is unknown looks like what is committed.
+async fn commit_of_what_is_lost_raises_an_alarm(shop: &impl Shop) {
+    let stock = shop.two_phase(Stock::default());
+    let log = Log::warnings();
+    let _guard = log.keep();
+    assert_eq!(commit(&stock, &branch(1, "a")).await, Completion::UnknownBranch);
+    let said = log.lines();
+    assert!(said.len() == 1 && said[0].contains("by hand"), "{said:?}");
 }
 
 /// All sequences of four calls: whatever comes, nothing is lost or made, and the first end is the end. A commit of nothing
@@ -207,11 +222,34 @@ async fn participants_over_one_database_see_only_their_own_doubts(shop: &impl Sh
     }
 }
 
+/// Names of prepared transactions are short in all databases, and ours have to hold three others.
+async fn longest_names_are_prepared_and_ended(shop: &impl Shop) {
+    let stock = shop.two_phase(Stock::default());
+    let participant = "p".repeat(128);
+    for last in ["x", "y"] {
+        let id = format!("{}{last}", "b".repeat(63));
+        let branch = Branch::new(tx(1), id.parse().unwrap(), participant.parse().unwrap());
+        assert!(phase_one(&stock, &branch, 1).await.starts_with("prepared"));
+        let in_doubt = stock.in_doubt(branch.participant()).await.unwrap();
+        let in_doubt: Vec<_> = in_doubt.into_iter().map(|doubt| doubt.branch).collect();
+        assert_eq!(in_doubt, std::slice::from_ref(&branch));
+        assert_eq!(commit(&stock, &branch).await, Completion::Done);
+    }
+    assert_eq!(shop.shelf().await, at(8, 0, 2));
+}
+
 async fn unreadable_request_is_refused(shop: &impl Shop) {
     let stock = shop.two_phase(Stock::default());
     let garbled = PhaseOne { request: "{".into(), ..call(&branch(1, "a"), 0) };
     let failure = stock.phase_one(garbled).await.unwrap_err();
     assert!(failure.refusal().unwrap().starts_with("the request cannot be read"), "{failure}");
+}
+
+/// A server whose machine has lost its power may never answer.
+fn calls_are_given_up_some_time(shop: &impl Shop) {
+    for patience in [shop.two_phase(Stock::default()).patience(), shop.tcc(Stock::default()).patience()] {
+        assert_eq!(patience, Some(Duration::from_secs(5 * 60 + 2)), "and 2 s for a lock");
+    }
 }
 
 /// It stands in statements as it was sent.

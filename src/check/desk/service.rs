@@ -20,7 +20,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTBOX_MAX: usize = 64;
 /// The epoch of a cluster that has started once.
 const EPOCH: u32 = 1;
-/// Replies may be as large as the largest setting of a coordinator allows.
+/// How large replies may be where nothing else is set (`limits.max_payload`).
 const MAX_PAYLOAD_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]

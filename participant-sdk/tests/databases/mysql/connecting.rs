@@ -1,17 +1,16 @@
 //! What is asked of a server, a database and a user at the start.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assent_sdk::mysql::{MySql, MySqlOptions, SCHEMA, Tables};
 use assent_sdk::throwaway::Server;
 use assent_sdk::{Completion, Error};
-use tracing::field::{Field, Visit};
-use tracing::{Level, span};
+use tracing::Level;
 
 use super::{Run, database, execute, sells, server};
 use crate::conformance::{commit, phase_one};
+use crate::log::Log;
 use crate::shop::{self, branch};
 
 /// What went wrong, with the causes.
@@ -83,10 +82,10 @@ async fn server_that_logs_statements_is_refused() {
 async fn settings_that_lose_promises_when_the_power_fails_are_warned_of() {
     let warnings = async |settings: &[(&str, &str)]| {
         let server = Server::maria_db(settings).unwrap();
-        let log = Log { level: Level::WARN, target: "assent", lines: Arc::default() };
-        let _guard = tracing::subscriber::set_default(log.clone());
+        let log = Log::warnings();
+        let _guard = log.keep();
         MySql::connect(&server.url()).await.unwrap();
-        log.lines.lock().unwrap().clone()
+        log.lines()
     };
     assert_eq!(warnings(&[]).await, [""; 0]);
     let lax = warnings(&[("innodb_flush_log_at_trx_commit", "2")]).await;
@@ -113,46 +112,9 @@ async fn options_out_of_range_are_errors_that_say_the_range() {
 #[tokio::test]
 async fn statements_are_not_logged() {
     let url = database(server()).await;
-    let log = Log { level: Level::TRACE, target: "sqlx::query", lines: Arc::default() };
-    let _guard = tracing::subscriber::set_default(log.clone());
+    let log = Log::of(Level::TRACE, "sqlx::query");
+    let _guard = log.keep();
     let shop = MySql::connect(&url).await.unwrap().setup("DO SLEEP(1.1)").await.unwrap();
     phase_one(&shop.tcc(Run::default()), &branch(1, "a"), 3).await;
-    assert_eq!(*log.lines.lock().unwrap(), [""; 0]);
-}
-
-/// Keeps what is logged.
-#[derive(Clone)]
-struct Log {
-    level: Level,
-    target: &'static str,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, about: &tracing::Metadata<'_>) -> bool {
-        *about.level() <= self.level && about.target().starts_with(self.target)
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Line(&mut self.lines.lock().unwrap()));
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-struct Line<'a>(&'a mut Vec<String>);
-
-impl Visit for Line<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        if field.name() == "message" {
-            self.0.push(format!("{value:?}"));
-        }
-    }
+    assert_eq!(log.lines(), [""; 0]);
 }

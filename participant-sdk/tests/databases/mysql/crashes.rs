@@ -64,6 +64,45 @@ async fn service_that_goes_away_leaves_its_branches_to_the_next() {
     assert_eq!(shop.shelf().await, at(7, 0, 3));
 }
 
+/// Without the barrier's row the server would forget a branch that changes nothing when its connection is closed, and say
+/// `XA_RBROLLBACK` to whoever ends it.
+#[tokio::test]
+async fn branch_that_only_reads_is_prepared_all_the_same() {
+    let url = database(server()).await;
+    let open = async || shop_at(&url).await.two_phase(Run::default()).unwrap();
+    let branch = branch(1, "a");
+    open().await.phase_one(running(&branch, &["SELECT * FROM shelf"])).await.unwrap();
+    let next = open().await;
+    assert_eq!(until_answered(async || next.commit(&branch).await).await, Completion::Done);
+    assert_eq!(commit(&next, &branch).await, Completion::Done);
+}
+
+/// One that has no row was not prepared by this library, but has its name.
+#[tokio::test]
+async fn branch_that_the_server_rolled_back_itself_can_be_rolled_back() {
+    let url = database(server()).await;
+    let shop = shop_at(&url).await;
+    let stock = sells(&shop);
+    let branch = branch(1, "a");
+    let name = format!("'{},shop/stock@{}','a',1634954868", branch.xid(), url.rsplit('/').next().unwrap());
+    let mut db = stranger(&url).await;
+    let sql = format!("XA START {name}; SELECT * FROM shelf; XA END {name}; XA PREPARE {name}");
+    super::run(&mut db, &sql).await.unwrap();
+    assert_eq!(doubts(&stock).await, std::slice::from_ref(&branch));
+    let roll_back = async || {
+        let answer = rollback_once(&stock, 1).await;
+        if let Err(trouble) = &answer {
+            assert!(said(trouble).contains("is still with the connection that prepared it"), "{trouble}");
+        }
+        answer
+    };
+    roll_back().await.unwrap_err();
+    drop(db);
+    assert_eq!(until_answered(roll_back).await, Completion::UnknownBranch);
+    assert_eq!(phase_one(&stock, &branch, 3).await, "refused: the branch was rolled back already");
+    assert_eq!(doubts(&stock).await, []);
+}
+
 #[tokio::test]
 async fn call_that_is_cut_short_leaves_nothing_open() {
     let url = database(server()).await;
@@ -120,6 +159,51 @@ async fn replica_ends_a_branch_that_another_one_still_holds() {
 
 async fn rollback_once(stock: &impl Resource, n: u64) -> Result<Completion, Failure> {
     stock.rollback(&branch(n, "a"), &ClusterId::from(CLUSTER)).await
+}
+
+/// A machine that loses its power closes no connection.
+#[tokio::test]
+async fn branch_of_a_replica_that_fell_silent_is_given_up_by_the_server() {
+    let url = database(server()).await;
+    let shop = shop_at(&url).await;
+    let prepare = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stock = runtime.block_on(async {
+            let stock = sells(&MySql::connect(&url).await.unwrap());
+            assert_eq!(phase_one(&stock, &branch(1, "a"), 3).await, r#"prepared {"left":7}"#);
+            stock
+        });
+        // Nobody drives it from now on, but its connections are open.
+        (runtime, stock)
+    };
+    let silent = tokio::task::spawn_blocking(prepare).await.unwrap();
+    let other = sells(&shop);
+    assert_eq!(until_answered(async || other.commit(&branch(1, "a")).await).await, Completion::Done);
+    assert_eq!(shop.shelf().await, at(7, 0, 3));
+    tokio::task::spawn_blocking(move || drop(silent)).await.unwrap();
+}
+
+/// The branch is ended by the one message that this takes, and the connection is there for the next call, whenever that comes.
+#[tokio::test]
+async fn connection_stays_with_its_branch_and_is_kept_when_that_has_ended() {
+    let url = database(server()).await;
+    let shop = MySqlOptions::new(&url).connections_max(1).connect().await.unwrap();
+    let stock = shop.clone().two_phase(Run::default()).unwrap();
+    let mut db = shop.connection().await.unwrap();
+    let (id, timeout) =
+        ("SELECT CAST(CONNECTION_ID() AS SIGNED)", "SELECT CAST(@@SESSION.wait_timeout AS SIGNED)");
+    let before = (number(&mut db, id).await, number(&mut db, timeout).await);
+    db.back();
+    for n in 1..=2 {
+        stock.phase_one(running(&branch(n, "a"), &[])).await.unwrap();
+        match n {
+            1 => assert_eq!(commit(&stock, &branch(n, "a")).await, Completion::Done),
+            _ => assert_eq!(rollback(&stock, &branch(n, "a")).await, Completion::Done),
+        }
+        let mut db = shop.connection().await.unwrap();
+        assert_eq!((number(&mut db, id).await, number(&mut db, timeout).await), before);
+        db.back();
+    }
 }
 
 #[tokio::test]

@@ -140,6 +140,7 @@ async fn cleaning_goes_in_portions_and_waits_for_nobody() {
     let horizon = Horizon { cluster, before: tx(599).order() };
     let mut reader = stranger(&url).await;
     assert_eq!(stock.forget_before(&horizon).await.unwrap(), Cleaned::Partly);
+    assert_eq!(number(&mut reader, "SELECT count(*) FROM assent_barrier").await, 100);
     assert_eq!(stock.forget_before(&horizon).await.unwrap(), Cleaned::Wholly);
     assert_eq!(number(&mut reader, "SELECT count(*) FROM assent_barrier").await, 1);
     assert_eq!(commit(&stock, &branch(300, "a")).await, Completion::Done);

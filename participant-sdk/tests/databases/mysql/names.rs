@@ -6,7 +6,8 @@ use assent_sdk::throwaway::Server;
 use assent_sdk::{Branch, Completion, Resource as _};
 
 use super::{Run, database, run, running, sells, shop_at, stranger, until_answered};
-use crate::conformance::{commit, doubts, phase_one};
+use crate::conformance::{commit, doubts, phase_one, rollback};
+use crate::log::Log;
 use crate::shop::{Shop as _, at, branch, tx};
 
 #[tokio::test]
@@ -55,7 +56,18 @@ async fn prepared_transactions_of_others_are_left_alone_and_shown() {
         run(&mut db, &sql).await.unwrap();
         db.close().await.unwrap();
     }
-    assert_eq!(doubts(&two_phase).await, []);
+    let log = Log::warnings();
+    let guard = log.keep();
+    for _ in 0..2 {
+        assert_eq!(doubts(&two_phase).await, []);
+    }
+    drop(guard);
+    // What nobody will end is reported, once.
+    let said = log.lines();
+    assert!(
+        said.len() == 1 && said[0].contains("has our format id and a name that is not known"),
+        "{said:?}"
+    );
     assert_eq!(two_phase.in_doubt(long.participant()).await.unwrap()[0].branch, long);
 
     let shown = held(&url).await.unwrap();
@@ -78,6 +90,22 @@ async fn prepared_transactions_of_others_are_left_alone_and_shown() {
     until_answered(async || Ok(run(&mut stranger(&url).await, &format!("XA ROLLBACK {}", others[0])).await?))
         .await;
     assert_eq!(held(&url).await.unwrap().len(), 4);
+}
+
+/// The server lets a database have any name.
+#[tokio::test]
+async fn name_of_a_database_needs_no_quoting() {
+    let server = Server::maria_db(&[]).unwrap();
+    let name = "it's %22 \\ ö";
+    run(&mut stranger(&server.url()).await, "CREATE DATABASE `it's \" \\ ö`").await.unwrap();
+    let shop = shop_at(&server.database_url(&name.replace(' ', "%20"))).await;
+    let stock = sells(&shop);
+    assert_eq!(phase_one(&stock, &branch(1, "a"), 3).await, r#"prepared {"left":7}"#);
+    assert_eq!(doubts(&stock).await, [branch(1, "a")]);
+    assert_eq!(commit(&stock, &branch(1, "a")).await, Completion::Done);
+    phase_one(&stock, &branch(2, "a"), 1).await;
+    assert_eq!(rollback(&stock, &branch(2, "a")).await, Completion::Done);
+    assert_eq!(shop.shelf().await, at(7, 0, 3));
 }
 
 /// An operator's look needs nothing to be there, and leaves nothing behind.

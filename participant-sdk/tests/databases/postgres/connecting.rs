@@ -11,6 +11,7 @@ use futures_util::future::try_join_all;
 use super::script::{Script, phase_one};
 use super::{begin_life, database, number, run, server, shop};
 use crate::conformance::{commit, doubts};
+use crate::log::Log;
 use crate::shop::branch;
 
 const TABLES: &str = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'assent%'";
@@ -38,6 +39,22 @@ async fn server_that_can_prepare_no_more_says_what_to_do() {
     );
     commit(&two_phase, &branch(1, "a")).await;
     assert_eq!(phase_one(&two_phase, &branch(2, "a"), &[], "").await, "prepared ");
+}
+
+#[tokio::test]
+async fn settings_that_lose_promises_when_the_power_fails_are_warned_of() {
+    let warnings = async |settings: &[(&str, &str)]| {
+        let server = Server::postgres(settings).unwrap();
+        let log = Log::warnings();
+        let _guard = log.keep();
+        Postgres::connect(&server.url()).await.unwrap();
+        log.lines()
+    };
+    assert_eq!(warnings(&[]).await, [""; 0]);
+    for lax in ["fsync", "full_page_writes", "synchronous_commit"] {
+        let said = warnings(&[(lax, "off")]).await;
+        assert!(said.len() == 1 && said[0].contains(&format!("{lax}=off")), "{said:?}");
+    }
 }
 
 #[tokio::test]

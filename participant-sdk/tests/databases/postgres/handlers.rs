@@ -66,6 +66,35 @@ async fn panic_and_lost_connection_leave_nothing_and_pass() {
     check(&postgres, &postgres.clone().tcc(Script), 2).await;
 }
 
+/// A server that is shut down, or fails over, ends connections with 57P01. What became of a call is then not known.
+#[tokio::test]
+async fn connection_that_the_server_has_ended_is_trouble_that_passes() {
+    let url = database(server()).await;
+    let postgres = shop(&url).await;
+    let two_phase = postgres.clone().two_phase(Script).unwrap();
+    let end_all = async || {
+        let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'assent-sdk'";
+        run(&url, end).await;
+    };
+    let (kept, dropped, alone) = (branch(1, "a"), branch(2, "a"), branch(3, "a"));
+    // With a reply, so that connections of both kinds are open.
+    for branch in [&kept, &dropped] {
+        assert_eq!(phase_one(&two_phase, branch, &["SELECT 1"], "it").await, "prepared it");
+    }
+    end_all().await;
+    assert!(said(&two_phase.commit(&kept).await.unwrap_err()).starts_with("trouble: "));
+    assert_eq!(commit(&two_phase, &kept).await, Completion::Done);
+    end_all().await;
+    let failure = two_phase.rollback(&dropped, &"cluster-1".into()).await.unwrap_err();
+    assert!(said(&failure).starts_with("trouble: "), "{failure}");
+    assert_eq!(rollback(&two_phase, &dropped).await, Completion::Done);
+    assert!(phase_one(&two_phase, &alone, &[WORK], "").await.starts_with("trouble: "));
+    let once = two_phase.commit_one_phase(call(&alone, &[WORK], "")).await.unwrap();
+    assert_eq!(once.completion, Completion::Done);
+    assert_eq!(postgres.shelf().await, at(9, 0, 1));
+}
+
 /// The server itself has to notice, because it is at work for a client that has gone.
 #[tokio::test]
 async fn call_that_is_given_up_keeps_no_lock() {
@@ -90,6 +119,16 @@ async fn call_that_is_given_up_keeps_no_lock() {
     check(&url, postgres.clone().two_phase(Script).unwrap(), 1).await;
     check(&url, postgres.clone().tcc(Script), 2).await;
     assert_eq!(postgres.shelf().await, shelf());
+}
+
+/// A machine that loses its power closes no connection. That the server does then cannot be shown on one machine.
+#[tokio::test]
+async fn server_is_told_to_look_whether_its_client_lives() {
+    let postgres = shop(&database(server()).await).await;
+    let check = "DO $$ BEGIN ASSERT current_setting('tcp_keepalives_idle') = '10'
+        AND current_setting('client_connection_check_interval') = '1s'; END $$";
+    let mut db = postgres.connection().await.unwrap();
+    sqlx::raw_sql(check).execute(&mut *db).await.unwrap();
 }
 
 /// Whatever is the default of the database or the role.

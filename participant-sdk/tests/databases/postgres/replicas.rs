@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use super::script::{Script, call, phase_one};
 use super::{database, number, run, server, shop, soon, until};
 use crate::conformance::{commit, doubts, rollback, said};
+use crate::log::Log;
 use crate::shop::{branch, tx};
 
 /// Short for tests that wait for it, long for those that must not.
@@ -94,6 +95,37 @@ async fn rollback_comes_again_while_a_phase_one_is_under_way() {
     assert_eq!(phase_one(&slow, &branch, &[], "").await, "refused: the branch was rolled back already");
 }
 
+/// A branch that is to be committed and cannot be found is looked for again before it is given up.
+#[tokio::test]
+async fn commit_looks_again_for_what_it_does_not_find() {
+    let url = database(server()).await;
+    drop(shop(&url).await);
+    let two_phase = replica(&url, SHORT).await;
+    // On a machine that is busy the branch may come too late once, not each time.
+    for n in 1..=10 {
+        let branch = branch(n, "a");
+        let prepare = async {
+            let looked = format!(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'idle' AND query LIKE '%pg_prepared_xacts%{}%')",
+                branch.xid()
+            );
+            until(&url, &looked).await;
+            phase_one(&two_phase, &branch, &[], "").await
+        };
+        let (committed, prepared) = tokio::join!(two_phase.commit(&branch), prepare);
+        assert_eq!(prepared, "prepared ");
+        match committed {
+            Ok(completion) => assert_eq!(completion, Completion::UnknownBranch),
+            Err(failure) => {
+                assert!(said(&failure).contains("prepared only now"), "{failure}");
+                assert_eq!(commit(&two_phase, &branch).await, Completion::Done);
+                return;
+            }
+        }
+    }
+    panic!("it never looked again");
+}
+
 /// What others have prepared is theirs, even if it looks like ours.
 #[tokio::test]
 async fn foreign_prepared_transactions_are_left_alone_and_shown() {
@@ -113,10 +145,29 @@ async fn foreign_prepared_transactions_are_left_alone_and_shown() {
     for gid in &foreign {
         run(&url, &format!("BEGIN; SELECT 1; PREPARE TRANSACTION '{gid}'")).await;
     }
-    assert_eq!(doubts(&ours).await, std::slice::from_ref(&own));
+    let log = Log::warnings();
+    let guard = log.keep();
+    for _ in 0..2 {
+        assert_eq!(doubts(&ours).await, std::slice::from_ref(&own));
+    }
+    drop(guard);
+    // What nobody will end is reported, once. That of another participant of ours is somebody's.
+    let logged = log.lines();
+    assert!(logged.len() == 1 && logged[0].contains("of no format that it knows"), "{logged:?}");
     // In the other database it is prepared: that is not unknown, but nothing that can be done from here.
     assert!(said(&ours.commit(&elsewhere).await.unwrap_err()).contains("another database"));
     assert!(ours.rollback(&elsewhere, &"".into()).await.is_err());
+    // Nor is a phase one here answered by what was prepared there.
+    let mut stranger = PgConnection::connect(&url).await.unwrap();
+    let row = format!(
+        "BEGIN; INSERT INTO assent_barrier (tx_order, xid, branch, participant, cluster, status, request, reply)
+         VALUES ('{}', '{xid}', 'elsewhere', 'shop/stock', '', 'rolled_back', '', '')",
+        xid.order()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(row)).execute(&mut stranger).await.unwrap();
+    let repeated = phase_one(&ours, &elsewhere, &[], "").await;
+    assert!(repeated.starts_with("trouble: another call"), "{repeated}");
+    drop(stranger);
 
     let reserved = shop_tcc(&url).await;
     let mut shown = held(&url).await.unwrap();
