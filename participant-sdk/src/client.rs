@@ -43,6 +43,8 @@ mod result;
 mod transaction;
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use assent_proto::v1::get_request::Key;
@@ -77,6 +79,13 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Client {
     pipeline: Pipeline,
     unary: TransactionServiceClient<Channel>,
+    request_ids: Arc<RequestIds>,
+}
+
+/// Ids for requests that their authors gave none: a random one of the client, numbered.
+struct RequestIds {
+    prefix: String,
+    next: AtomicU64,
 }
 
 /// When a transaction's end is answered.
@@ -126,7 +135,8 @@ impl Client {
     pub fn connect(coordinator: impl Into<String>) -> Result<Client, Error> {
         let endpoint = endpoint(&coordinator.into())?;
         let unary = TransactionServiceClient::new(endpoint.connect_lazy());
-        Ok(Client { pipeline: Pipeline::new(endpoint), unary })
+        let request_ids = RequestIds { prefix: random_id(), next: AtomicU64::new(1) };
+        Ok(Client { pipeline: Pipeline::new(endpoint), unary, request_ids: Arc::new(request_ids) })
     }
 
     /// A new transaction. The label is for people: at most 128 bytes.
@@ -176,6 +186,12 @@ impl Client {
                 message: status.message().to_owned(),
             }),
         }
+    }
+}
+
+impl RequestIds {
+    fn next(&self) -> String {
+        format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -291,7 +307,7 @@ impl OneCall<'_> {
             branches,
         } = self;
         // A request id makes a second sending harmless, so there is always one.
-        let request_id = if request_id.is_empty() { random_id() } else { request_id };
+        let request_id = if request_id.is_empty() { client.request_ids.next() } else { request_id };
         let call = Call::Run(pb::RunRequest {
             protocol: protocol.to_pb().into(),
             label,
