@@ -76,7 +76,8 @@ impl Load {
             None => refused_payload.push(REFUSE),
         }
         let branch = |(index, protocol): (usize, &Protocol), payload: &[u8]| {
-            let branch = NewBranch::of(&stage.names[index], &Bytes::copy_from_slice(payload)).protocol(*protocol);
+            let branch =
+                NewBranch::of(&stage.names[index], &Bytes::copy_from_slice(payload)).protocol(*protocol);
             match stage.endpoints.get(index) {
                 Some(endpoint) => branch.endpoint(endpoint),
                 None => branch,
@@ -110,7 +111,8 @@ impl Load {
         watch: &mut dyn FnMut(Duration, u64),
     ) -> Result<Played, Error> {
         let started = Instant::now();
-        let pace = Arc::new(Pace { started, rate: self.rate, next: AtomicU64::new(0), ended: AtomicU64::new(0) });
+        let pace =
+            Arc::new(Pace { started, rate: self.rate, next: AtomicU64::new(0), ended: AtomicU64::new(0) });
         let mut running = JoinSet::new();
         for index in 0..self.in_flight as usize {
             let (maker, pace) = (Arc::clone(&self.maker), Arc::clone(&pace));
@@ -130,7 +132,9 @@ impl Load {
         let Share { outcomes, latency_us, last_error } = total;
         if outcomes.committed + outcomes.aborted == 0 {
             let failed = outcomes.unknown + outcomes.refused;
-            return Err(last_error.map_or(Error::NothingEnded(duration), |error| Error::NothingDone(failed, error)));
+            return Err(
+                last_error.map_or(Error::NothingEnded(duration), |error| Error::NothingDone(failed, error))
+            );
         }
         // The last of them end after the time is up. They are few where it is long.
         Ok(Played { outcomes, latency_us, elapsed: started.elapsed() })

@@ -86,14 +86,22 @@ impl Stage {
                 self.participants = started;
             }
             Participants::Process => {
-                let protocols = protocols.iter().map(|protocol| word(*protocol)).collect::<Vec<_>>().join(",");
+                let protocols =
+                    protocols.iter().map(|protocol| word(*protocol)).collect::<Vec<_>>().join(",");
                 let transport = match transport {
                     Transport::Session => "session",
                     Transport::Dial => "dial",
                 };
                 let branches = branches.to_string();
                 let mut arguments = vec!["bench", "participants", "--server", &self.url];
-                arguments.extend(["--protocol", &protocols, "--branches", &branches, "--transport", transport]);
+                arguments.extend([
+                    "--protocol",
+                    &protocols,
+                    "--branches",
+                    &branches,
+                    "--transport",
+                    transport,
+                ]);
                 let (process, line) = self.spawner.spawn("participants", arguments).await?;
                 self.endpoints = line.split_whitespace().map(str::to_owned).collect();
                 self.participants_process = Some(process);

@@ -185,7 +185,9 @@ impl Bench {
         let mut branches = self.branches;
         if let Participants::Given(names) = &participants {
             if !self.running {
-                return usage("--participants names some that run already, so it wants --running and --server");
+                return usage(
+                    "--participants names some that run already, so it wants --running and --server",
+                );
             }
             branches = u32::try_from(names.len()).unwrap_or(u32::MAX);
         }

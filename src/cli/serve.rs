@@ -37,7 +37,8 @@ impl Serve {
             self.dev.then(|| tempfile::Builder::new().prefix("assent-dev-").tempdir()).transpose()?;
         let settings = config::load(&global.sources(self.flags(temporary.as_ref())))?.settings;
         start_log(&settings.log, io::stderr);
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(settings, temporary))
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(worker_threads()).enable_all().build()?.block_on(serve(settings, temporary))
     }
 
     /// The flags as settings. Those of `--dev` come first, so that an explicit one beats them.
@@ -53,6 +54,14 @@ impl Serve {
         flags.extend(self.data_dir.map(|path| flag("--data-dir", "storage.data_dir", path)));
         flags
     }
+}
+
+/// Half of the processors: one task owns the engine and one thread the log, so what more workers do most is to wake each
+/// other, which takes longer than what they would do then. (`TOKIO_WORKER_THREADS` beats this.)
+fn worker_threads() -> usize {
+    let asked = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let half = || std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2));
+    asked.filter(|threads| *threads > 0).unwrap_or_else(half)
 }
 
 async fn serve(settings: Settings, temporary: Option<TempDir>) -> Result<Exit, Failure> {
