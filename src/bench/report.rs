@@ -74,7 +74,7 @@ impl Report {
         };
         let coordinator = match (before.cpu, after.cpu, after.peak_rss_bytes) {
             (Some(before), Some(after), Some(peak_rss_bytes)) => {
-                Some(Coordinator { cpu_seconds: (after - before).as_secs_f64(), peak_rss_bytes })
+                Some(Coordinator { cpu_seconds: after.saturating_sub(before).as_secs_f64(), peak_rss_bytes })
             }
             _ => None,
         };

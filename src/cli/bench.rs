@@ -13,7 +13,7 @@ use super::output::{Format, Output};
 use super::table::Table;
 use super::tx::ProtocolArg;
 use super::{Exit, Failure, Global};
-use crate::bench::{self, Mode, Options, Participants, Progress, Report, Transport, Whose};
+use crate::bench::{self, Mode, Options, Outcomes, Participants, Progress, Report, Transport, Whose};
 use crate::config::Span;
 
 pub const ABOUT: &str = "\
@@ -244,7 +244,7 @@ struct Bar {
 }
 
 impl Bar {
-    const WIDTH: usize = 30;
+    const WIDTH: u32 = 30;
 
     fn show(&mut self, progress: Progress) {
         let line = match progress {
@@ -252,8 +252,8 @@ impl Bar {
             Progress::Running { elapsed, of, ended } => {
                 let part = elapsed.as_secs_f64() / of.as_secs_f64().max(f64::MIN_POSITIVE);
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 30")]
-                let full = (part.clamp(0.0, 1.0) * Bar::WIDTH as f64) as usize;
-                let (done, rest) = ("=".repeat(full), " ".repeat(Bar::WIDTH - full));
+                let full = (part.clamp(0.0, 1.0) * f64::from(Bar::WIDTH)) as usize;
+                let (done, rest) = ("=".repeat(full), " ".repeat(Bar::WIDTH as usize - full));
                 let (seconds, of) = (elapsed.as_secs(), of.as_secs());
                 format!("[{done}{rest}] {seconds} of {of} s, {ended} transactions")
             }
@@ -287,11 +287,11 @@ fn as_table(report: &Report) -> Table {
             ms(latency_us.max)
         ),
     );
-    let mut ended = format!("{} committed, {} aborted", outcomes.committed, outcomes.aborted);
-    if outcomes.unknown + outcomes.refused > 0 {
-        ended += &format!(", {} unknown, {} not begun", outcomes.unknown, outcomes.refused);
-    }
-    table.fact("outcomes", ended);
+    let Outcomes { committed, aborted, unknown, refused } = outcomes;
+    table.fact(
+        "outcomes",
+        format!("{committed} committed, {aborted} aborted, {unknown} unknown, {refused} not begun"),
+    );
     table.fact(
         "log",
         format!(
@@ -375,10 +375,15 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl From<bench::Error> for Failure {
     fn from(error: bench::Error) -> Failure {
-        let exit = match &error {
-            bench::Error::Connect { .. } => Exit::Unreachable,
-            _ => Exit::Error,
-        };
-        Failure::new(exit, error.to_string())
+        match &error {
+            bench::Error::Connect { .. } => Failure::new(Exit::Unreachable, error.to_string())
+                .with_hint("with --running, --server must be the URL of a coordinator that runs"),
+            bench::Error::Process(_)
+            | bench::Error::Sdk(_)
+            | bench::Error::NothingDone(..)
+            | bench::Error::NothingEnded(_)
+            | bench::Error::Coordinator(_)
+            | bench::Error::Io(_) => Failure::new(Exit::Error, error.to_string()),
+        }
     }
 }
