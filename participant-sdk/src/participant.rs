@@ -211,12 +211,20 @@ impl Builder {
     /// although the coordinator may be down, and dials again whenever the session breaks.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a name or the address is none.
+    /// [`Error::Invalid`] where a name or the address is none, and where the resource cannot tell what is in doubt:
+    /// a coordinator keeps no branch in mind for a participant that has a session.
     #[expect(
         clippy::unused_async,
         reason = "it spawns, so it must be called within a runtime; await shows that"
     )]
     pub async fn connect(self, coordinator: impl Into<String>) -> Result<Participant, Error> {
+        if !self.resource.inquires() {
+            let name = self.name;
+            return Err(Error::Invalid(format!(
+                "the resource of {name} cannot tell what is in doubt (`inquires` is false), so a crash could leave a \
+                 branch prepared for ever over a session; use `serve`"
+            )));
+        }
         let endpoint = endpoint(&coordinator.into())?;
         let engine = engine(&self.name, self.resource, self.rules, self.inquire_after)?;
         let link = Arc::new(Link::default());

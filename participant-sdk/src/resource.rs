@@ -108,7 +108,7 @@ pub trait Resource: Send + Sync + 'static {
     fn protocol(&self) -> Protocol;
 
     /// Whether it can tell what is [`in_doubt`](Resource::in_doubt). If not, the coordinator is told to remember on
-    /// the participant's behalf.
+    /// the participant's behalf, and the participant must [`serve`](crate::participant::Builder::serve).
     fn inquires(&self) -> bool {
         true
     }

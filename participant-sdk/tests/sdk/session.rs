@@ -560,16 +560,25 @@ async fn enlisted(session: &Session, call_id: u64, code: tonic::Code) {
     session.send(pb::SessionResponse { enlist_answers: vec![answer], ..Default::default() }).await;
 }
 
+#[tokio::test]
+async fn resource_that_cannot_tell_its_doubts_gets_no_session() {
+    let forgetful = Gated { inquires: false, ..Gated::default() };
+    let builder = Participant::builder("shop/stock").resource(forgetful);
+    let error = builder.connect("http://127.0.0.1:1").await.unwrap_err().to_string();
+    assert!(error.contains("shop/stock") && error.contains("use `serve`"), "{error}");
+}
+
 /// A resource of the raw kind, whose phase one waits at a gate.
 #[derive(Clone)]
 struct Gated {
     begun: Arc<Semaphore>,
     gate: Arc<Semaphore>,
+    inquires: bool,
 }
 
 impl Default for Gated {
     fn default() -> Gated {
-        Gated { begun: Arc::new(Semaphore::new(0)), gate: Arc::new(Semaphore::new(0)) }
+        Gated { begun: Arc::new(Semaphore::new(0)), gate: Arc::new(Semaphore::new(0)), inquires: true }
     }
 }
 
@@ -579,7 +588,7 @@ impl Resource for Gated {
     }
 
     fn inquires(&self) -> bool {
-        false
+        self.inquires
     }
 
     async fn phase_one(&self, _: PhaseOne) -> Result<Granted> {
