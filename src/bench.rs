@@ -5,8 +5,8 @@
 //! | `participant` | participants that do nothing, so that the coordinator is what is measured |
 //! | `stage` | the processes: a coordinator, and where asked for the participants |
 //! | `load` | initiators, and how long they waited |
-//! | `calibrate` | what this machine can do at best, measured in the same run |
-//! | `report` | the figures, and their ratios to the best |
+//! | `calibrate` | what this machine does without a coordinator, measured in the same run |
+//! | `report` | the figures, and their ratios to that |
 
 mod calibrate;
 mod load;
@@ -110,6 +110,8 @@ pub enum Error {
     Sdk(#[from] assent_sdk::Error),
     #[error("{0} transactions ended and none of them as it should; the last: {1}")]
     NothingDone(u64, String),
+    #[error("{0} was not ready within {1:?}")]
+    NotReady(&'static str, Duration),
     #[error("no transaction ended within {0:?}")]
     NothingEnded(Duration),
     #[error("the coordinator answered {}: {}", .0.code(), .0.message())]
@@ -142,7 +144,8 @@ pub async fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Resul
         .play(options.duration, &mut |elapsed, ended| {
             progress(Progress::Running { elapsed, of: options.duration, ended });
         })
-        .await?;
+        .await?
+        .of_use()?;
     let after = stage.spent().await?;
     if let Some(calibrator) = &calibrator {
         progress(Progress::Preparing("calibrating"));

@@ -57,7 +57,6 @@ fn a_calibrated_run_has_every_figure_and_each_commit_is_forced() {
     for none in ["aborted", "unknown", "refused"] {
         assert!(number(&report, &format!("/outcomes/{none}")).abs() < 0.5, "{none} in {report}");
     }
-    // At the edges of the measured time some are begun that are not counted, and the other way round: 8 at most.
     let forced = number(&report, "/forced_writes_per_transaction");
     assert!((forced - 1.0).abs() < 0.2, "{report}");
 }
@@ -84,6 +83,14 @@ fn every_way_to_make_transactions_ends_them_as_it_must() {
 }
 
 #[test]
+fn initiators_whose_turn_would_come_after_the_end_do_not_wait_for_it() {
+    let report = report(&["--rate", "0.2"]);
+    // One begins at once, the next would in five seconds, and the eighth in thirty-five.
+    assert!((number(&report, "/outcomes/committed") - 1.0).abs() < 0.5, "{report}");
+    assert!(number(&report, "/elapsed_seconds") < 30.0, "{report}");
+}
+
+#[test]
 fn a_coordinator_that_runs_already_is_measured_where_it_is() {
     let coordinator = Coordinator::start(&[]);
     let report = report(&["--running", "--server", &coordinator.url()]);
@@ -93,7 +100,12 @@ fn a_coordinator_that_runs_already_is_measured_where_it_is() {
 
 #[test]
 fn what_does_not_go_together_is_refused_with_what_would() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 7] = [
+        (&["--running", "--calibrate"], "cannot be used with"),
+        (
+            &["--running", "--participants", "a", "--abort-percent", "1"],
+            "wants the benchmark's own participants",
+        ),
         (&["--participants", "shop/stock"], "wants --running and --server"),
         (&["--mode", "interactive", "--participants", "process"], "wants --participants in-process"),
         (&["--branches", "65"], "65 is not in 1..=64"),

@@ -1,7 +1,8 @@
-//! What this machine does at best: plain calls, and plain writes.
+//! What this machine does without a coordinator: plain calls, and plain writes.
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use pb::two_phase_participant_service_server::{
 };
 use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
@@ -58,7 +59,7 @@ impl Calibrator {
             let connecting = async { endpoint()?.connect().await };
             channels.push(connecting.await.map_err(|source| Error::Connect { url: url.clone(), source })?);
         }
-        let directory = stage.directory.as_ref().map_or_else(std::env::temp_dir, |own| own.path().to_owned());
+        let directory = stage.directory.path().to_owned();
         let (in_flight, payload_bytes) = (options.in_flight, options.payload_bytes as usize);
         Ok(Calibrator { _echo: echo, channels, in_flight, payload_bytes, directory })
     }
@@ -67,7 +68,10 @@ impl Calibrator {
         Ok(Calibration {
             echo_calls_per_second: self.echo().await?,
             call_us: self.call_alone().await?,
-            sync_us: self.sync_alone()?,
+            sync_us: {
+                let directory = self.directory.clone();
+                spawn_blocking(move || sync_alone(&directory)).await.map_err(io::Error::other)??
+            },
         })
     }
 
@@ -102,19 +106,6 @@ impl Calibrator {
         for _ in 0..SINGLES {
             let began = Instant::now();
             client.prepare(request(&payload)).await?;
-            took.push(began.elapsed());
-        }
-        Ok(median_us(took))
-    }
-
-    fn sync_alone(&self) -> Result<f64, Error> {
-        let mut file = NamedTempFile::new_in(&self.directory)?;
-        let file: &mut File = file.as_file_mut();
-        let mut took = Vec::with_capacity(SINGLES);
-        for _ in 0..SINGLES {
-            let began = Instant::now();
-            file.write_all(&[0; WRITE_BYTES])?;
-            file.sync_data()?;
             took.push(began.elapsed());
         }
         Ok(median_us(took))
@@ -183,6 +174,19 @@ pub async fn echo() -> Result<(), Error> {
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await
         .map_err(|source| Error::Connect { url, source })
+}
+
+fn sync_alone(directory: &Path) -> io::Result<f64> {
+    let mut file = NamedTempFile::new_in(directory)?;
+    let file: &mut File = file.as_file_mut();
+    let mut took = Vec::with_capacity(SINGLES);
+    for _ in 0..SINGLES {
+        let began = Instant::now();
+        file.write_all(&[0; WRITE_BYTES])?;
+        file.sync_data()?;
+        took.push(began.elapsed());
+    }
+    Ok(median_us(took))
 }
 
 fn request(payload: &bytes::Bytes) -> pb::PrepareRequest {

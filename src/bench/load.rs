@@ -55,8 +55,10 @@ pub struct Outcomes {
 /// What a stretch of load came to.
 pub(super) struct Played {
     pub outcomes: Outcomes,
+    /// Of those that committed or aborted.
     pub latency_us: Histogram<u64>,
     pub elapsed: Duration,
+    last_error: Option<String>,
 }
 
 /// What one initiator came to.
@@ -111,12 +113,17 @@ impl Load {
         watch: &mut dyn FnMut(Duration, u64),
     ) -> Result<Played, Error> {
         let started = Instant::now();
-        let pace =
-            Arc::new(Pace { started, rate: self.rate, next: AtomicU64::new(0), ended: AtomicU64::new(0) });
+        let pace = Arc::new(Pace {
+            started,
+            until: started + duration,
+            rate: self.rate,
+            next: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        });
         let mut running = JoinSet::new();
         for index in 0..self.in_flight as usize {
             let (maker, pace) = (Arc::clone(&self.maker), Arc::clone(&pace));
-            running.spawn(async move { maker.play(index, &pace, started + duration).await });
+            running.spawn(async move { maker.play(index, &pace).await });
         }
         let mut total = Share::new();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -130,51 +137,58 @@ impl Load {
             }
         }
         let Share { outcomes, latency_us, last_error } = total;
-        if outcomes.committed + outcomes.aborted == 0 {
-            let failed = outcomes.unknown + outcomes.refused;
-            return Err(
-                last_error.map_or(Error::NothingEnded(duration), |error| Error::NothingDone(failed, error))
-            );
-        }
         // The last of them end after the time is up. They are few where it is long.
-        Ok(Played { outcomes, latency_us, elapsed: started.elapsed() })
+        Ok(Played { outcomes, latency_us, elapsed: started.elapsed(), last_error })
+    }
+}
+
+impl Played {
+    /// Itself, unless nothing was measured.
+    pub(super) fn of_use(self) -> Result<Played, Error> {
+        let Outcomes { committed, aborted, unknown, refused } = self.outcomes;
+        match self.last_error {
+            _ if committed + aborted > 0 => Ok(self),
+            Some(error) => Err(Error::NothingDone(unknown + refused, error)),
+            None => Err(Error::NothingEnded(self.elapsed)),
+        }
     }
 }
 
 /// When transactions begin.
 struct Pace {
     started: Instant,
+    until: Instant,
     rate: Option<f64>,
     next: AtomicU64,
     ended: AtomicU64,
 }
 
 impl Pace {
-    /// Waits for the next one's time, and answers with the time from which its latency counts. Where all initiators are
+    /// Waits for the next one's time, and answers with the time from which its latency counts; `None` at the end. Where all initiators are
     /// busy when it should begin, it counts from when it should have: else a coordinator that hangs would look good
     /// ("coordinated omission").
-    async fn next(&self) -> Instant {
-        let Some(rate) = self.rate else { return Instant::now() };
+    async fn next(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let Some(rate) = self.rate else { return (now < self.until).then_some(now) };
         #[expect(clippy::cast_precision_loss, reason = "2^53 transactions take a while")]
         let number = self.next.fetch_add(1, Ordering::Relaxed) as f64;
         let due = self.started + Duration::from_secs_f64(number / rate);
-        if due <= Instant::now() {
-            return due;
+        if due >= self.until {
+            return None;
+        }
+        if due <= now {
+            return Some(due);
         }
         tokio::time::sleep_until(due.into()).await;
-        Instant::now()
+        Some(Instant::now())
     }
 }
 
 impl Maker {
-    async fn play(&self, index: usize, pace: &Pace, until: Instant) -> Share {
+    async fn play(&self, index: usize, pace: &Pace) -> Share {
         let mut share = Share::new();
         let client = &self.clients[index % self.clients.len()];
-        while Instant::now() < until {
-            let began = pace.next().await;
-            if began >= until {
-                break;
-            }
+        while let Some(began) = pace.next().await {
             let result = self.transaction(client).await;
             let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             share.count(result, us);
@@ -206,10 +220,14 @@ impl Maker {
             let join = handle.join(transaction.xid(), format!("branch:{index}"));
             match join.ballot(&Bytes::from(payload)).await {
                 Ok((_, ballot)) => transaction.carry(&ballot)?,
-                Err(error) => {
+                Err(SdkError::Refused { reason }) => {
                     let xid = transaction.xid();
-                    transaction.abort(error.to_string()).await?;
-                    return Err(SdkError::Aborted { xid, reason: error.to_string(), source: None });
+                    transaction.abort(reason.clone()).await?;
+                    return Err(SdkError::Aborted { xid, reason, source: None });
+                }
+                Err(trouble) => {
+                    transaction.abort(trouble.to_string()).await?;
+                    return Err(trouble);
                 }
             }
         }
@@ -225,16 +243,19 @@ impl Share {
 
     fn count(&mut self, result: Result<(), SdkError>, us: u64) {
         let outcomes = &mut self.outcomes;
-        match &result {
-            Ok(()) => outcomes.committed += 1,
-            Err(SdkError::Aborted { .. }) => outcomes.aborted += 1,
-            Err(SdkError::Unknown { .. } | SdkError::Heuristic { .. }) => outcomes.unknown += 1,
-            Err(_) => outcomes.refused += 1,
+        let counted = match &result {
+            Ok(()) => &mut outcomes.committed,
+            Err(SdkError::Aborted { .. }) => &mut outcomes.aborted,
+            Err(SdkError::Unknown { .. } | SdkError::Heuristic { .. }) => &mut outcomes.unknown,
+            Err(_) => &mut outcomes.refused,
+        };
+        *counted += 1;
+        if matches!(result, Ok(()) | Err(SdkError::Aborted { .. })) {
+            self.latency_us.saturating_record(us);
         }
         if let Err(error) = result {
             self.last_error = Some(error.to_string());
         }
-        self.latency_us.saturating_record(us);
     }
 
     fn add(&mut self, other: Share) {

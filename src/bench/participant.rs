@@ -7,7 +7,9 @@ use assent_sdk::resource::{Cleaned, Completion, Granted, InDoubt, OnePhase, Phas
 use assent_sdk::{Branch, ClusterId, Horizon, Participant, ParticipantName, Protocol, Result, Vote, refuse};
 use bytes::Bytes;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
+use super::stage::READY_TIMEOUT;
 use super::{Error, Transport};
 
 /// The first byte of a payload that is to be refused.
@@ -79,7 +81,9 @@ pub(super) async fn start(
                 builder.inquire_at(coordinator).serve(listener).await?
             }
         };
-        participant.ready().await;
+        if timeout(READY_TIMEOUT, participant.ready()).await.is_err() {
+            return Err(Error::NotReady("a session with the coordinator", READY_TIMEOUT));
+        }
         started.push(participant);
     }
     Ok(started)

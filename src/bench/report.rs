@@ -1,6 +1,8 @@
 //! The figures.
 
-use super::Options;
+use super::{Mode, Options};
+use assent_sdk::Wait;
+
 use super::calibrate::Calibration;
 use super::load::{Outcomes, Played};
 use super::stage::Spent;
@@ -17,8 +19,9 @@ pub struct Report {
     pub log_bytes_per_transaction: f64,
     /// None where the coordinator is not a process of the benchmark's own.
     pub coordinator: Option<Coordinator>,
-    /// None without calibration, as the next.
-    pub best: Option<Best>,
+    /// None without calibration, and for transactions that take other calls than those it compares with: in one call,
+    /// of two branches at least, none refused, answered at completion.
+    pub yardstick: Option<Yardstick>,
 }
 
 /// How long transactions took, in microseconds.
@@ -40,9 +43,9 @@ pub struct Coordinator {
     pub peak_rss_bytes: u64,
 }
 
-/// What this machine does at best, and how near that is.
+/// What this machine does without a coordinator, and how the transactions compare.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Best {
+pub struct Yardstick {
     pub echo_calls_per_second: f64,
     /// Transactions a second ÷ (calls a second ÷ calls in a transaction): one of the initiator's, two for each branch.
     pub ratio_to_echo_bound: f64,
@@ -61,7 +64,7 @@ impl Report {
         after: Spent,
         calibration: Option<Calibration>,
     ) -> Report {
-        let Played { outcomes, latency_us, elapsed } = played;
+        let Played { outcomes, latency_us, elapsed, .. } = played;
         let ended = (outcomes.committed + outcomes.aborted) as f64;
         let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / ended;
         let transactions_per_second = ended / elapsed.as_secs_f64();
@@ -78,16 +81,22 @@ impl Report {
             }
             _ => None,
         };
-        let best = calibration.map(|Calibration { echo_calls_per_second, call_us, sync_us }| {
-            let calls = f64::from(1 + 2 * options.branches);
-            let floor_us = 3.0 * call_us + sync_us;
-            Best {
-                echo_calls_per_second,
-                ratio_to_echo_bound: transactions_per_second / (echo_calls_per_second / calls),
-                floor_us,
-                ratio_to_floor: latency.p50 as f64 / floor_us,
-            }
-        });
+        let comparable = options.mode == Mode::Run
+            && options.wait == Wait::Completion
+            && options.abort_percent == 0
+            && options.branches >= 2;
+        let yardstick = calibration.filter(|_| comparable).map(
+            |Calibration { echo_calls_per_second, call_us, sync_us }| {
+                let calls = f64::from(1 + 2 * options.branches);
+                let floor_us = 3.0 * call_us + sync_us;
+                Yardstick {
+                    echo_calls_per_second,
+                    ratio_to_echo_bound: transactions_per_second / (echo_calls_per_second / calls),
+                    floor_us,
+                    ratio_to_floor: latency.p50 as f64 / floor_us,
+                }
+            },
+        );
         Report {
             elapsed_seconds: elapsed.as_secs_f64(),
             transactions_per_second,
@@ -97,7 +106,7 @@ impl Report {
             log_syncs_per_transaction: each(before.log_syncs, after.log_syncs),
             log_bytes_per_transaction: each(before.log_bytes, after.log_bytes),
             coordinator,
-            best,
+            yardstick,
         }
     }
 }

@@ -9,10 +9,14 @@ use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_sdk::{Participant, Protocol};
 use rustix::process::Pid;
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::{Error, Options, Participants, Transport, Whose, participant};
 use crate::process::{Process, Spawner};
+
+/// How long the coordinator, and a session with it, may take until they are ready.
+pub(super) const READY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Everything that the load is put on. All processes are gone when it is dropped.
 pub(super) struct Stage {
@@ -21,13 +25,13 @@ pub(super) struct Stage {
     pub(super) names: Vec<String>,
     /// Where they are dialled; empty where they are not.
     pub(super) endpoints: Vec<String>,
-    /// None where there is no directory that is ours.
-    pub(super) directory: Option<TempDir>,
     admin: AdminServiceClient<Channel>,
     coordinator: Option<Process>,
     participants: Vec<Participant>,
     participants_process: Option<Process>,
     spawner: Spawner,
+    /// The last to be dropped: processes write into it as long as they run.
+    pub(super) directory: TempDir,
 }
 
 /// What the coordinator has spent since it started.
@@ -65,12 +69,12 @@ impl Stage {
             url,
             names: (0..options.branches).map(participant::name).collect(),
             endpoints: Vec::new(),
-            directory: Some(directory),
             admin,
             coordinator,
             participants: Vec::new(),
             participants_process: None,
             spawner,
+            directory,
         };
         stage.start_participants(options).await?;
         Ok(stage)
@@ -151,11 +155,15 @@ async fn start_coordinator(spawner: &Spawner, settings: &[String]) -> Result<(Pr
     }
 }
 
+/// A log that is long takes its time to be read.
 async fn wait_until_ready(admin: &mut AdminServiceClient<Channel>) -> Result<(), Error> {
-    while !admin.get_server_status(GetServerStatusRequest {}).await?.into_inner().ready {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let waiting = async {
+        while !admin.get_server_status(GetServerStatusRequest {}).await?.into_inner().ready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    timeout(READY_TIMEOUT, waiting).await.unwrap_or(Err(Error::NotReady("the coordinator", READY_TIMEOUT)))
 }
 
 pub(super) fn word(protocol: Protocol) -> &'static str {

@@ -21,7 +21,7 @@ Measure how many transactions a second, how fast, and at what cost
 
 Starts a coordinator of its own on a log of its own, and participants that vote and do nothing; makes transactions for a \
 while; and reports how many ended in a second, how long they took, and what the coordinator spent on them. Every commit is \
-durable, as in real use. With --calibrate the same run measures what this machine does at best, plain calls and plain \
+durable, as in real use. With --calibrate the same run measures what this machine does without a coordinator, plain calls and plain \
 synced writes, so that figures of different machines can be compared by their ratios to that.
 
 With --running the coordinator at --server is measured instead. The transactions are real ones; participants are still \
@@ -71,8 +71,8 @@ pub struct Bench {
     /// `in-process` with the initiators, `process` (one of their own), or names that the coordinator knows, with commas
     #[arg(long, value_name = "WHERE|NAMES", default_value = "in-process")]
     participants: ParticipantsArg,
-    /// Measure also what this machine does at best, and give the ratios
-    #[arg(long)]
+    /// Measure also what this machine does without a coordinator, and give the ratios
+    #[arg(long, conflicts_with = "running")]
     calibrate: bool,
     /// Make the directory with the log below this one; it is removed at the end
     #[arg(long, value_name = "PATH", default_value = ".", conflicts_with = "running")]
@@ -187,6 +187,11 @@ impl Bench {
             if !self.running {
                 return usage(
                     "--participants names some that run already, so it wants --running and --server",
+                );
+            }
+            if self.abort_percent > 0 {
+                return usage(
+                    "--abort-percent wants the benchmark's own participants: others do not know what to refuse",
                 );
             }
             branches = u32::try_from(names.len()).unwrap_or(u32::MAX);
@@ -306,20 +311,20 @@ fn as_table(report: &Report) -> Table {
         let mib = coordinator.peak_rss_bytes >> 20;
         table.fact("coordinator", format!("{share:.2} processors, {mib} MiB of memory at most"));
     }
-    if let Some(best) = &report.best {
+    if let Some(yardstick) = &report.yardstick {
         table.fact(
             "plain calls/s",
             format!(
                 "{:.0}; by as many calls as a transaction has, {:.2} times as fast",
-                best.echo_calls_per_second, best.ratio_to_echo_bound
+                yardstick.echo_calls_per_second, yardstick.ratio_to_echo_bound
             ),
         );
         table.fact(
             "floor",
             format!(
                 "{:.2} ms for three calls and a synced write; p50 is {:.2} times that",
-                best.floor_us / 1e3,
-                best.ratio_to_floor
+                yardstick.floor_us / 1e3,
+                yardstick.ratio_to_floor
             ),
         );
     }
@@ -332,7 +337,7 @@ fn ms(us: u64) -> String {
 }
 
 fn as_json(report: &Report) -> Value {
-    let Report { outcomes, latency_us, coordinator, best, .. } = report;
+    let Report { outcomes, latency_us, coordinator, yardstick, .. } = report;
     json!({
         "elapsed_seconds": report.elapsed_seconds,
         "transactions_per_second": report.transactions_per_second,
@@ -356,10 +361,10 @@ fn as_json(report: &Report) -> Value {
             "cpu_seconds": coordinator.cpu_seconds,
             "peak_rss_bytes": coordinator.peak_rss_bytes,
         })),
-        "echo_calls_per_second": best.map(|best| best.echo_calls_per_second),
-        "ratio_to_echo_bound": best.map(|best| best.ratio_to_echo_bound),
-        "floor_us": best.map(|best| best.floor_us),
-        "ratio_to_floor": best.map(|best| best.ratio_to_floor),
+        "echo_calls_per_second": yardstick.map(|yardstick| yardstick.echo_calls_per_second),
+        "ratio_to_echo_bound": yardstick.map(|yardstick| yardstick.ratio_to_echo_bound),
+        "floor_us": yardstick.map(|yardstick| yardstick.floor_us),
+        "ratio_to_floor": yardstick.map(|yardstick| yardstick.ratio_to_floor),
     })
 }
 
@@ -382,6 +387,7 @@ impl From<bench::Error> for Failure {
             | bench::Error::Sdk(_)
             | bench::Error::NothingDone(..)
             | bench::Error::NothingEnded(_)
+            | bench::Error::NotReady(..)
             | bench::Error::Coordinator(_)
             | bench::Error::Io(_) => Failure::new(Exit::Error, error.to_string()),
         }

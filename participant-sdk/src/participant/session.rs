@@ -166,7 +166,7 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
     }
 
-    /// Takes one message. Calls that wait go to tasks of their own; while too many are in flight, this waits, and so the coordinator
+    /// Takes one message. Calls go to tasks of their own; while too many are in flight, this waits, and so the coordinator
     /// does.
     async fn take(&self, message: pb::SessionResponse, caller: &Caller, outgoing: &mpsc::Sender<Outgoing>) {
         for answer in message.enlist_answers {
@@ -178,20 +178,14 @@ impl Session {
         }
         for call in message.calls {
             let permit = self.engine.permit().await;
-            let (engine, caller) = (Arc::clone(&self.engine), caller.clone());
-            // Boxed, because a future of this size is dear to move.
-            let mut answering = Box::pin(async move { answer(&engine, call, &caller).await });
-            // Where nothing has to be waited for, a task of its own would cost more than the call.
-            if let Some(reply) = (&mut answering).now_or_never() {
-                let _ = outgoing.send(Outgoing::Reply(reply)).await;
-                continue;
-            }
-            let outgoing = outgoing.clone();
-            tokio::spawn(async move {
+            let (engine, caller, outgoing) = (Arc::clone(&self.engine), caller.clone(), outgoing.clone());
+            // Boxed, because a future of this size is dear to move, and spawning moves it several times.
+            tokio::spawn(Box::pin(async move {
+                let reply = answer(&engine, call, &caller).await;
                 // Where the stream is gone the call comes again on the next one.
-                let _ = outgoing.send(Outgoing::Reply(answering.await)).await;
+                let _ = outgoing.send(Outgoing::Reply(reply)).await;
                 drop(permit);
-            });
+            }));
         }
     }
 }

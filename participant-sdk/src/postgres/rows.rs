@@ -17,7 +17,6 @@ use crate::sql::name::{quotable, shortened};
 use crate::sql::{Held, HeldBranch, HeldBy};
 
 pub(super) const UNIQUE_VIOLATION: &str = "23505";
-pub(super) const UNDEFINED_STATEMENT: &str = "26000";
 pub(super) const NO_TRANSACTION: &str = "25P01";
 pub(super) const FAILED_TRANSACTION: &str = "25P02";
 pub(super) const UNDEFINED_COLUMN: &str = "42703";
@@ -31,17 +30,6 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; ";
 /// Fails unless a transaction is open and sound. Without it COMMIT and PREPARE TRANSACTION answer like a success where
 /// there is none, because a statement failed, and the handler went on, or because the handler ended it.
 pub(super) const CHECK: &str = "SAVEPOINT assent; RELEASE assent; ";
-
-/// What [`begin`] executes, to be planned once for each connection: planning takes the server longer than executing.
-/// The horizon is read after the row is written: whoever clears rows commits the horizon before.
-pub(super) const PLANS: &str = "
-    PREPARE assent_row (text, text, text, text, text) AS
-        INSERT INTO assent_barrier (tx_order, xid, branch, participant, cluster, status, request, reply)
-        VALUES ($1, $2, $3, $4, $5, 'committed', '', '');
-    PREPARE assent_found (text, text, text, text, text) AS
-        SELECT EXISTS (SELECT FROM assent_horizon WHERE cluster = $5 AND before > $1),
-               EXISTS (SELECT FROM assent_reply
-                       WHERE tx_order = $1 AND xid = $2 AND branch = $3 AND participant = $4)";
 
 /// Names of what is prepared here begin with this; the digit is the version of their format.
 const GID_FORMAT: &str = "assent1";
@@ -92,13 +80,6 @@ pub(super) fn insert(branch: &Branch, cluster: &str, row: &Row) -> String {
     )
 }
 
-/// Begins a transaction with the row of a branch that will be committed as it stands; answers whether the horizon
-/// covers the branch, and whether an earlier attempt left a reply. Wants [`PLANS`].
-pub(super) fn begin(branch: &Branch, cluster: &str) -> String {
-    let key = key_values(branch);
-    format!("{BEGIN}EXECUTE assent_row ({key}, '{cluster}'); EXECUTE assent_found ({key}, '{cluster}')")
-}
-
 /// The request is not needed any more; the reply is, for calls that are repeated.
 pub(super) fn finish(branch: &Branch, status: Status) -> String {
     let (status, key) = (status.to_text(), key_is(branch));
@@ -123,6 +104,10 @@ pub(super) fn upsert_reply(branch: &Branch, cluster: &str, reply: &Bytes) -> Str
         key_values(branch),
         bytea(reply),
     )
+}
+
+pub(super) fn has_reply(branch: &Branch) -> String {
+    format!("EXISTS (SELECT FROM assent_reply WHERE {})", key_is(branch))
 }
 
 pub(super) fn is_before_horizon(branch: &Branch, cluster: &str) -> String {

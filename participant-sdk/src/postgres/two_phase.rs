@@ -13,11 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::{PgConnection, Row as _};
 
-use super::rows::{self, CHECK, Trace};
+use super::rows::{self, BEGIN, CHECK, Trace};
 use super::{Postgres, send};
 use crate::barrier::{self, CommitStep, Completion, OnePhaseStep, PhaseOneStep, RollbackStep, State};
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
 use crate::error::{Failure, Result, refuse};
+use crate::local::{Row, Status};
 use crate::resource::{Cleaned, Granted, InDoubt, OnePhase, PhaseOne, Resource, Vote};
 use crate::sql::handler::{PrepareHandler, caught};
 use crate::sql::name::quotable;
@@ -297,15 +298,21 @@ struct Begun {
 }
 
 async fn begin(db: &mut PgConnection, branch: &Branch, cluster: &str) -> sqlx::Result<Begun> {
-    let begun = match send(db, rows::begin(branch, cluster)).await {
-        // The first one on this connection, or the first since a handler discarded what was planned.
-        Err(error) if rows::code(&error) == Some(rows::UNDEFINED_STATEMENT) => {
-            send(db, format!("ROLLBACK; {}", rows::PLANS)).await?;
-            send(db, rows::begin(branch, cluster)).await
-        }
-        begun => begun,
+    let row = Row {
+        status: Status::Committed,
+        cluster: ClusterId::default(),
+        request: Bytes::new(),
+        reply: Bytes::new(),
+        reservation: None,
     };
-    let found = begun?;
+    // The horizon is read after the row is written: whoever clears rows commits the horizon before.
+    let statements = format!(
+        "{BEGIN}{}SELECT {}, {}",
+        rows::insert(branch, cluster, &row),
+        rows::is_before_horizon(branch, cluster),
+        rows::has_reply(branch)
+    );
+    let found = send(db, statements).await?;
     let found = found.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(Begun { before_horizon: found.try_get(0)?, has_reply: found.try_get(1)? })
 }
