@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use assent_sdk::{Protocol, Wait};
+use clap::ValueEnum;
 
 pub use self::calibrate::echo;
 use self::calibrate::{Calibration, Calibrator};
@@ -59,18 +60,20 @@ pub struct Options {
 }
 
 /// How participants are reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
+    /// They keep one stream to the coordinator
     Session,
+    /// The coordinator makes a unary call for each
     Dial,
 }
 
 /// How a transaction is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// In one call; the coordinator calls the participants.
+    /// In one call; the coordinator calls the participants
     Run,
-    /// Begun, then the initiator has the participants work and vote, and takes their votes to the commit.
+    /// Begun, then the initiator has the participants work and vote, and takes their votes to the commit
     Interactive,
 }
 

@@ -37,7 +37,9 @@ struct Maker {
     abort_percent: u64,
     mode: Mode,
     wait: Wait,
-    payload_bytes: usize,
+    payload: Bytes,
+    /// What a participant refuses.
+    refused_payload: Bytes,
     begun: AtomicU64,
 }
 
@@ -77,9 +79,9 @@ impl Load {
             Some(first) => *first = REFUSE,
             None => refused_payload.push(REFUSE),
         }
-        let branch = |(index, protocol): (usize, &Protocol), payload: &[u8]| {
-            let branch =
-                NewBranch::of(&stage.names[index], &Bytes::copy_from_slice(payload)).protocol(*protocol);
+        let (payload, refused_payload) = (Bytes::from(payload), Bytes::from(refused_payload));
+        let branch = |(index, protocol): (usize, &Protocol), payload: &Bytes| {
+            let branch = NewBranch::of(&stage.names[index], payload).protocol(*protocol);
             match stage.endpoints.get(index) {
                 Some(endpoint) => branch.endpoint(endpoint),
                 None => branch,
@@ -100,7 +102,8 @@ impl Load {
             abort_percent: options.abort_percent.into(),
             mode: options.mode,
             wait: options.wait,
-            payload_bytes: options.payload_bytes as usize,
+            payload,
+            refused_payload,
             begun: AtomicU64::new(0),
         };
         Ok(Load { maker: Arc::new(maker), in_flight: options.in_flight, rate: options.rate })
@@ -164,9 +167,9 @@ struct Pace {
 }
 
 impl Pace {
-    /// Waits for the next one's time, and answers with the time from which its latency counts; `None` at the end. Where all initiators are
-    /// busy when it should begin, it counts from when it should have: else a coordinator that hangs would look good
-    /// ("coordinated omission").
+    /// Waits for the next one's time, and answers with the time from which its latency counts; `None` at the end. Where
+    /// all initiators are busy when it should begin, it counts from when it should have: else a coordinator that hangs
+    /// would look good ("coordinated omission").
     async fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         let Some(rate) = self.rate else { return (now < self.until).then_some(now) };
@@ -215,10 +218,9 @@ impl Maker {
         let transaction = new.begin().await?;
         let last = self.handles.len() - 1;
         for (index, handle) in self.handles.iter().enumerate() {
-            let mut payload = vec![0; self.payload_bytes.max(1)];
-            payload[0] = if refused && index == last { REFUSE } else { 0 };
+            let payload = if refused && index == last { &self.refused_payload } else { &self.payload };
             let join = handle.join(transaction.xid(), format!("branch:{index}"));
-            match join.ballot(&Bytes::from(payload)).await {
+            match join.ballot(payload).await {
                 Ok((_, ballot)) => transaction.carry(&ballot)?,
                 Err(SdkError::Refused { reason }) => {
                     let xid = transaction.xid();

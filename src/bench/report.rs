@@ -1,11 +1,11 @@
 //! The figures.
 
-use super::{Mode, Options};
 use assent_sdk::Wait;
 
 use super::calibrate::Calibration;
 use super::load::{Outcomes, Played};
 use super::stage::Spent;
+use super::{Mode, Options};
 
 /// What a benchmark saw. Rates count transactions that committed or aborted.
 #[derive(Clone, Debug, PartialEq)]

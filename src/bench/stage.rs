@@ -7,12 +7,13 @@ use std::time::Duration;
 use assent_proto::v1::GetServerStatusRequest;
 use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_sdk::{Participant, Protocol};
+use clap::ValueEnum as _;
 use rustix::process::Pid;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use super::{Error, Options, Participants, Transport, Whose, participant};
+use super::{Error, Options, Participants, Whose, participant};
 use crate::process::{Process, Spawner};
 
 /// How long the coordinator, and a session with it, may take until they are ready.
@@ -92,10 +93,7 @@ impl Stage {
             Participants::Process => {
                 let protocols =
                     protocols.iter().map(|protocol| word(*protocol)).collect::<Vec<_>>().join(",");
-                let transport = match transport {
-                    Transport::Session => "session",
-                    Transport::Dial => "dial",
-                };
+                let transport = transport.to_possible_value().expect("no variant is skipped");
                 let branches = branches.to_string();
                 let mut arguments = vec!["bench", "participants", "--server", &self.url];
                 arguments.extend([
@@ -104,7 +102,7 @@ impl Stage {
                     "--branches",
                     &branches,
                     "--transport",
-                    transport,
+                    transport.get_name(),
                 ]);
                 let (process, line) = self.spawner.spawn("participants", arguments).await?;
                 self.endpoints = line.split_whitespace().map(str::to_owned).collect();
@@ -166,7 +164,7 @@ async fn wait_until_ready(admin: &mut AdminServiceClient<Channel>) -> Result<(),
     timeout(READY_TIMEOUT, waiting).await.unwrap_or(Err(Error::NotReady("the coordinator", READY_TIMEOUT)))
 }
 
-pub(super) fn word(protocol: Protocol) -> &'static str {
+fn word(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::TwoPhase => "2pc",
         Protocol::Tcc => "tcc",

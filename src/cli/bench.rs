@@ -5,13 +5,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use assent_sdk::{Protocol, Wait};
+use assent_sdk::Protocol;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::output::{Format, Output};
 use super::table::Table;
-use super::tx::ProtocolArg;
+use super::tx::{ProtocolArg, WaitFlag};
 use super::{Exit, Failure, Global};
 use crate::bench::{self, Mode, Options, Outcomes, Participants, Progress, Report, Transport, Whose};
 use crate::config::Span;
@@ -21,8 +21,8 @@ Measure how many transactions a second, how fast, and at what cost
 
 Starts a coordinator of its own on a log of its own, and participants that vote and do nothing; makes transactions for a \
 while; and reports how many ended in a second, how long they took, and what the coordinator spent on them. Every commit is \
-durable, as in real use. With --calibrate the same run measures what this machine does without a coordinator, plain calls and plain \
-synced writes, so that figures of different machines can be compared by their ratios to that.
+durable, as in real use. With --calibrate the same run measures what this machine does without a coordinator, plain calls \
+and plain synced writes, so that figures of different machines can be compared by their ratios to that.
 
 With --running the coordinator at --server is measured instead. The transactions are real ones; participants are still \
 the benchmark's own (`bench/1` and so on) unless --participants names others, who will be sent zeroes.";
@@ -39,11 +39,11 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     branches: u32,
     /// Whether participants keep a session or are dialled
-    #[arg(long, value_enum, default_value_t = TransportArg::Session)]
-    transport: TransportArg,
+    #[arg(long, value_enum, default_value_t = Transport::Session)]
+    transport: Transport,
     /// One call a transaction, or begin, votes carried by the initiator, and commit
-    #[arg(long, value_enum, default_value_t = ModeArg::Run)]
-    mode: ModeArg,
+    #[arg(long, value_enum, default_value_t = Mode::Run)]
+    mode: Mode,
     /// Transactions under way at a time
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: u32,
@@ -54,10 +54,10 @@ pub struct Bench {
     #[arg(long, value_name = "R", value_parser = rate)]
     rate: Option<f64>,
     /// How long to measure
-    #[arg(long, default_value = "10s", value_parser = span)]
+    #[arg(long, default_value = "10s")]
     duration: Span,
     /// How long to run before that
-    #[arg(long, default_value = "2s", value_parser = span)]
+    #[arg(long, default_value = "2s")]
     warm_up: Span,
     /// Bytes that each branch is sent
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
@@ -65,9 +65,8 @@ pub struct Bench {
     /// How many of a hundred transactions a participant refuses
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     abort_percent: u32,
-    /// When initiators are answered
-    #[arg(long, value_enum, default_value_t = WaitArg::Completion)]
-    wait: WaitArg,
+    #[command(flatten)]
+    wait: WaitFlag,
     /// `in-process` with the initiators, `process` (one of their own), or names that the coordinator knows, with commas
     #[arg(long, value_name = "WHERE|NAMES", default_value = "in-process")]
     participants: ParticipantsArg,
@@ -96,7 +95,7 @@ enum Part {
         #[arg(long)]
         branches: u32,
         #[arg(long)]
-        transport: TransportArg,
+        transport: Transport,
     },
     /// What calls are compared with
     #[command(hide = true)]
@@ -109,24 +108,6 @@ enum ProtocolMix {
     TwoPhase,
     Tcc,
     Mixed,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TransportArg {
-    Session,
-    Dial,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
-    Run,
-    Interactive,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WaitArg {
-    Decision,
-    Completion,
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +132,7 @@ impl Bench {
         match &self.part {
             Some(Part::Participants { protocol, branches, transport }) => {
                 let protocols: Vec<_> = protocol.iter().map(|one| one.protocol()).collect();
-                let serving = bench::serve(&server, &protocols, *branches, transport.transport());
+                let serving = bench::serve(&server, &protocols, *branches, *transport);
                 return Ok(runtime.block_on(serving).map(|()| Exit::Ok)?);
             }
             Some(Part::Echo) => return Ok(runtime.block_on(bench::echo()).map(|()| Exit::Ok)?),
@@ -161,7 +142,7 @@ impl Bench {
         let mut bar = Bar { shown: io::stderr().is_terminal() };
         // On this thread, which lives as long as the processes that are tied to it.
         let report = runtime.block_on(async {
-            let interrupted = super::demo::interruption()?;
+            let interrupted = super::interruption()?;
             let mut show = |progress| bar.show(progress);
             tokio::select! {
                 report = bench::run(&options, &mut show) => Ok(report?),
@@ -196,7 +177,7 @@ impl Bench {
             }
             branches = u32::try_from(names.len()).unwrap_or(u32::MAX);
         }
-        if self.mode == ModeArg::Interactive && participants != Participants::InProcess {
+        if self.mode == Mode::Interactive && participants != Participants::InProcess {
             return usage("--mode interactive wants --participants in-process: nobody else hands out votes");
         }
         Ok(Options {
@@ -207,11 +188,8 @@ impl Bench {
                 ProtocolMix::Mixed => vec![Protocol::TwoPhase, Protocol::Tcc],
             },
             branches,
-            transport: self.transport.transport(),
-            mode: match self.mode {
-                ModeArg::Run => Mode::Run,
-                ModeArg::Interactive => Mode::Interactive,
-            },
+            transport: self.transport,
+            mode: self.mode,
             in_flight: self.in_flight,
             connections: self.connections,
             rate: self.rate,
@@ -219,10 +197,7 @@ impl Bench {
             duration: self.duration.0,
             payload_bytes: self.payload,
             abort_percent: self.abort_percent,
-            wait: match self.wait {
-                WaitArg::Decision => Wait::Decision,
-                WaitArg::Completion => Wait::Completion,
-            },
+            wait: self.wait.to_sdk(),
             participants,
             coordinator: if self.running {
                 Whose::Running(server)
@@ -231,15 +206,6 @@ impl Bench {
             },
             calibrate: self.calibrate,
         })
-    }
-}
-
-impl TransportArg {
-    fn transport(self) -> Transport {
-        match self {
-            TransportArg::Session => Transport::Session,
-            TransportArg::Dial => Transport::Dial,
-        }
     }
 }
 
@@ -366,10 +332,6 @@ fn as_json(report: &Report) -> Value {
         "floor_us": yardstick.map(|yardstick| yardstick.floor_us),
         "ratio_to_floor": yardstick.map(|yardstick| yardstick.ratio_to_floor),
     })
-}
-
-fn span(text: &str) -> Result<Span, String> {
-    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

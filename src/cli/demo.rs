@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{Colour, Format, Output, Paint, note, one_line};
 use super::{Exit, Failure, Global};
@@ -79,7 +78,7 @@ impl Demo {
 }
 
 async fn play(options: &Options, output: &mut Output) -> Result<Exit, Failure> {
-    let interrupted = interruption()?;
+    let interrupted = super::interruption()?;
     let mut teller = Teller { output };
     let verdict = tokio::select! {
         verdict = demo::run(options, &mut teller) => verdict?,
@@ -221,20 +220,6 @@ fn json_verdict(verdict: &Verdict) -> Value {
 
 fn exit(verdict: &Verdict) -> Exit {
     if verdict.conserved() { Exit::Ok } else { Exit::Error }
-}
-
-/// The name of the first signal that asks for an end.
-pub fn interruption() -> io::Result<impl Future<Output = &'static str>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-            _ = hang_up.recv() => "SIGHUP",
-        }
-    })
 }
 
 fn log_to_stderr() {

@@ -12,6 +12,7 @@ mod watch;
 use assent_proto::v1::Protocol;
 use clap::{Subcommand, ValueEnum};
 
+pub use self::end::WaitFlag;
 use super::client::Client;
 use super::output::Output;
 use super::{Exit, Failure};

@@ -69,6 +69,13 @@ impl WaitFlag {
             WaitArg::Completion => Wait::Completion.into(),
         }
     }
+
+    pub fn to_sdk(self) -> assent_sdk::Wait {
+        match self.wait {
+            WaitArg::Decision => assent_sdk::Wait::Decision,
+            WaitArg::Completion => assent_sdk::Wait::Completion,
+        }
+    }
 }
 
 /// Prints how a transaction ended, and compares it with what was wanted.
