@@ -37,9 +37,9 @@ pub enum OpenError {
     InUse { dir: PathBuf, pid: Option<u32> },
     #[error("no space left on the disk of {}; free some{}", dir.display(), ballast_hint(ballast.as_deref()))]
     DiskFull { dir: PathBuf, ballast: Option<PathBuf> },
-    #[error("{} has format version {found}, and this assent reads up to version {supported}; start the assent that wrote it, or a newer one",
-        path.display())]
-    Newer { path: PathBuf, found: u32, supported: u32 },
+    #[error("{} has format version {found}, and this assent reads version {supported}; start the assent that wrote it{}",
+        path.display(), if found > supported { ", or a newer one" } else { "" })]
+    OtherVersion { path: PathBuf, found: u32, supported: u32 },
     /// Going on could forget a decision, or tell another than was told before.
     #[error("refusing to start on data directory {}: {why}. Restore the whole directory from a backup; or move it away \
         and start with an empty one, after which every branch that is in doubt needs an operator", dir.display())]
@@ -75,14 +75,14 @@ pub enum Damage {
     Checksum(String),
     #[error("{0} is not a key of this log")]
     UnknownKey(String),
-    #[error("the value of transaction {tx} is incomplete: {have} bytes of {want}")]
-    Incomplete { tx: TxId, have: usize, want: usize },
-    #[error("{what} belongs to group {found}, but the log ends with group {last}")]
-    Sequence { what: String, found: u64, last: u64 },
-    #[error("it holds {found} values where {counted} were counted, or other ones than were counted")]
-    Totals { counted: u64, found: u64 },
-    #[error("a value has format version {found}, and this assent reads up to version {supported}")]
-    Newer { found: u32, supported: u32 },
+    #[error("part {chunk} of group {group} is missing")]
+    Missing { group: u64, chunk: u32 },
+    #[error("group {group} does not follow the one before it")]
+    Chain { group: u64 },
+    #[error("the content of group {group} is not understood, though its checksum is right")]
+    Content { group: u64 },
+    #[error("a group has format version {found}, and this assent reads version {supported}")]
+    OtherVersion { found: u32, supported: u32 },
     #[error("the database engine cannot read it: {0}")]
     Engine(String),
 }

@@ -1,30 +1,28 @@
 //! The embedded decision log, on sled.
 //!
 //! # What lies where
-//! `<dir>/sled/` is sled's own. Its default tree holds the values, the cluster id and the lives (`frame.rs` and
-//! `value.rs` tell how), its tree `marker` one record about the last group. `<dir>/witness` says what the log must at
-//! least hold (`witness.rs`), `<dir>/ballast` is room for a full disk, `<dir>/LOCK` keeps a second daemon out.
+//! `<dir>/sled/` is sled's own. Its default tree holds groups of writes, numbered, one after the other (`group.rs` tells how);
+//! a transaction's value is in the last group that has one. `<dir>/witness` says what the log must at least hold
+//! (`witness.rs`), `<dir>/ballast` is room for a full disk, `<dir>/LOCK` keeps a second daemon out.
 //!
 //! # One group of writes
 //! 1. The witness announces group *n* (not synced).
-//! 2. The marker: *n* begun, *n − 1* whole.
-//! 3. The writes, in order, each frame bearing *n*.
-//! 4. The marker: *n* whole, so many values, with such a sum of checksums.
-//! 5. If forced: sled's `flush`, then `sync_data` on our own handle to its file, because on Linux `flush` ends in
-//!    `sync_file_range`, which does not survive power loss. Then the witness confirms *n* (not synced).
+//! 2. The group is packed together, cut into frames of at most 6 KiB, and these are inserted in order: a few calls to sled for
+//!    hundreds of writes.
+//! 3. If forced: sled's `flush`, then `sync_data` on our own handle to its file, because on Linux `flush` ends in
+//!    `sync_file_range`, which does not survive power loss. Then the witness confirms *n* with its checksum (not synced).
 //!
-//! So a forced group costs one sync. sled recovers a prefix of what was written to it, therefore a crash leaves the
-//! marker at a whole group, and then the database must hold exactly what the marker counted; or it leaves it within
-//! group *n*, and then every transaction has its value from before *n* or the one from *n*. Damage differs from that:
-//! the marker is older than the last confirmed group, a checksum fails, or the count is off. The count says nothing
-//! within a group: a value lost by damage in the very moment of a crash would pass for a removal that was under way.
+//! So a forced group costs one sync. sled recovers a prefix of what was written to it, therefore a crash leaves all of a
+//! group or, of the last one, a part, which is dropped: a group is atomic, and nobody was told of it. Damage differs from
+//! that: the last whole group is older than the last confirmed one, a frame is missing or fails its checksum, or a group does
+//! not bear the checksum of the one before it.
 //!
-//! # Long values
-//! A frame has at most 4 KiB; a longer value is cut into parts. Every part has two slots. A new value writes each part
-//! that differs into the slot that is not in force, then the list of parts, which is the commit point, then removes what
-//! the former list had. In whichever step it is cut off, a list stands in the database and all its parts do; parts that
-//! no list names are swept at the next open. A removal takes the list first. Most values grow at their end, so most of
-//! their parts stay as they are.
+//! # Making room
+//! Groups are only ever dropped at the old end (Rosenblum and Ousterhout, *The design and implementation of a log-structured
+//! file system*, 1991, with the simplest choice of what to clean). `ledger.rs` knows how much of each group is still in
+//! force. When the log has more than twice what is in force, and 8 MiB, each new group brings along what is in force of the
+//! oldest ones, and says that those do not count any more; once it is durable their frames are removed. So a byte in force
+//! is copied once, at most, for each byte that is gained, and a removal needs no trace: what it removed is older.
 //!
 //! # What sled must be spared
 //! `apply_batch` leaks, `flush_async` can deadlock, a page over 128 KiB goes to a file that is never synced, and its
@@ -32,9 +30,9 @@
 
 mod check;
 mod data_dir;
-mod frame;
+mod group;
+mod ledger;
 mod scan;
-mod value;
 mod witness;
 
 pub use self::data_dir::free_bytes;
@@ -44,13 +42,13 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use sled::{Db, Tree};
+use sled::Db;
 
-use self::check::{Checked, MARKER_KEY, Marker, Totals, check};
+use self::check::{Checked, check};
 use self::data_dir::DataDir;
-use self::frame::{Key, PartKey, seal, unseal};
-use self::scan::{Scan, scan, without_panic};
-use self::value::{Head, Parts};
+use self::group::{Content, Entry, FRAME_HEADER_BYTES, Header, Key};
+use self::ledger::Ledger;
+use self::scan::{Values, scan, without_panic};
 use self::witness::Witness;
 use super::error::ballast_hint;
 use super::{
@@ -70,16 +68,21 @@ pub struct SledOptions {
 
 /// The decision log in a data directory. How it works is told at the top of `store/sled_log.rs`.
 pub struct SledLog {
-    tree: Tree,
-    marker: Tree,
     db: Db,
     /// Our own handle to sled's file: the only way to sync it.
     file: File,
     witness: Witness,
     life: (Epoch, u32),
-    /// The last group that was begun.
-    group: u64,
-    totals: Totals,
+    /// The last group that is in the database.
+    newest: u64,
+    /// Its checksum.
+    sum: u32,
+    ledger: Ledger,
+    /// Frames of groups that do not count any more. They can be removed once that is durable.
+    stale: Vec<Key>,
+    content: Content,
+    /// What opening found, until it is replayed or no more true.
+    found: Option<Values>,
     /// An append failed: what is on disk is not known any more, and stays as it is.
     broken: bool,
     /// Dropped last: the directory is ours until sled has let go of it.
@@ -89,9 +92,13 @@ pub struct SledLog {
 /// Keeps sled's background flush on, which also frees the space of overwritten values.
 const FLUSH_EVERY_MS: u64 = 500;
 
+/// How many bytes of old groups are looked through for each that is written, at most: with less than 2 the log would not get
+/// shorter, and with many a commit would wait.
+const CLEAN_BYTES_PER_BYTE: u64 = 4;
+
 impl Default for SledOptions {
     fn default() -> SledOptions {
-        SledOptions { ballast_bytes: 16 << 20, cache_bytes: 128 << 20 }
+        SledOptions { ballast_bytes: 16 << 20, cache_bytes: 32 << 20 }
     }
 }
 
@@ -107,52 +114,42 @@ impl SledLog {
             .map_err(|source| io_error(&dir, "keep ballast in", &dir.ballast(), source))?;
         let witness = find_witness(&dir)?;
         let db = open_engine(&dir, options)?;
-        let (marker_tree, checked) = without_panic(|| {
-            let tree = db.open_tree(MARKER_KEY).map_err(|error| Damage::Engine(error.to_string()))?;
-            let checked = check(&db, &tree, &witness)?;
-            Ok((tree, checked))
-        })
-        .map_err(|why| refused(&dir, why))?;
-        let Checked { scan, group, cut_off } = checked;
+        let Checked { scan, cut_off } =
+            without_panic(|| check(&db, &witness)).map_err(|why| refused(&dir, why))?;
 
-        let epoch =
-            scan.lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: dir.path().to_owned() })?;
+        let mut lives = scan.lives;
+        let epoch = lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: dir.path().to_owned() })?;
         let file =
             File::open(dir.sled_db()).map_err(|source| io_error(&dir, "open", &dir.sled_db(), source))?;
         let life_tag = draw_life_tag();
         let mut log = SledLog {
-            tree: Tree::clone(&db),
-            marker: marker_tree,
             db,
             file,
             witness,
             life: (epoch, life_tag),
-            group,
-            totals: scan.totals,
+            newest: scan.newest,
+            sum: scan.sum,
+            ledger: scan.ledger,
+            stale: scan.stale,
+            content: Content::default(),
+            found: Some(scan.values),
             broken: false,
             dir,
         };
-        log.begin_life(&scan)
+        log.begin_life(&scan.torn)
             .map_err(|failure| io_error(&log.dir, "write", &log.dir.sled_db(), failure.into_io()))?;
-        let mut lives = scan.lives;
         lives.insert(epoch, life_tag);
         let cluster = log.witness.claim().cluster;
         Ok((log, Opened { cluster, epoch, life_tag, lives, cut_off, ballast }))
     }
 
-    /// Sweeps what the last crash left over, and makes this life durable.
-    fn begin_life(&mut self, scan: &Scan) -> Result<(), Failure> {
-        self.begin_group()?;
-        for key in &scan.left_over {
-            self.remove(key)?;
+    /// Removes what the last crash cut off, whose number the next group takes, and makes this life durable.
+    fn begin_life(&mut self, torn: &[Key]) -> Result<(), Failure> {
+        for key in torn {
+            self.db.remove(key.encode())?;
         }
-        if scan.cluster.is_none() {
-            let cluster = self.witness.claim().cluster;
-            self.insert(&Key::Cluster.encode(), cluster.as_bytes())?;
-        }
-        let (epoch, life_tag) = self.life;
-        self.insert(&Key::Life(epoch).encode(), &life_tag.to_le_bytes())?;
-        self.end_group()?;
+        let (epoch, tag) = self.life;
+        self.write_group(&[Entry::Life { epoch, tag }])?;
         self.sync()?;
         self.witness.sync()?;
         Ok(self.dir.sync()?)
@@ -160,14 +157,8 @@ impl SledLog {
 
     fn append(&mut self, batch: &[LogWrite], durability: Durability) -> Result<(), Failure> {
         if !batch.is_empty() {
-            self.begin_group()?;
-            for write in batch {
-                match write {
-                    LogWrite::Put { tx, value } => self.put(*tx, value)?,
-                    LogWrite::Remove { tx } => self.take(*tx)?,
-                }
-            }
-            self.end_group()?;
+            let entries: Vec<_> = batch.iter().map(entry).collect();
+            self.write_group(&entries)?;
         }
         match durability {
             Durability::Lazy => Ok(()),
@@ -175,106 +166,78 @@ impl SledLog {
         }
     }
 
-    fn begin_group(&mut self) -> Result<(), Failure> {
-        let whole = self.group;
-        self.group += 1;
-        self.witness.announce(self.group)?;
-        self.write_marker(whole)
-    }
-
-    fn end_group(&mut self) -> Result<(), Failure> {
-        self.write_marker(self.group)
-    }
-
-    fn write_marker(&self, whole: u64) -> Result<(), Failure> {
-        let marker = Marker { begun: self.group, whole, totals: self.totals };
-        self.marker.insert(MARKER_KEY, marker.frame())?;
-        Ok(())
-    }
-
+    /// Makes everything durable, and so the end of groups that do not count any more.
     fn sync(&mut self) -> Result<(), Failure> {
         self.db.flush()?;
         self.file.sync_data()?;
-        Ok(self.witness.confirm(self.life, self.group, self.totals)?)
+        self.witness.confirm(self.life, self.newest, self.sum)?;
+        for key in self.stale.drain(..) {
+            self.db.remove(key.encode())?;
+        }
+        Ok(())
     }
 
-    fn put(&mut self, tx: TxId, value: &[u8]) -> Result<(), Failure> {
-        let key = Key::Head(tx).encode();
-        if let Some(head) = Head::short(value) {
-            let former = self.insert(&key, &head.encode())?;
-            return self.remove_superseded(tx, parts_of(&key, former.as_deref())?, None);
+    fn write_group(&mut self, entries: &[Entry<'_>]) -> Result<(), Failure> {
+        let group = self.newest + 1;
+        self.witness.announce(group)?;
+        self.content.begin(Header { cluster: self.witness.claim().cluster, previous: self.sum, oldest: 0 });
+        self.ledger.begin();
+        let bytes: u64 = entries.iter().map(Entry::bytes).sum();
+        self.make_room(bytes * CLEAN_BYTES_PER_BYTE)?;
+        for entry in entries {
+            self.push(entry);
         }
-        let former = parts_of(&key, self.tree.get(&key)?.as_deref())?;
-        let mut parts = Parts::of(value);
-        for (number, stretch) in Parts::split(value) {
-            let slot = self.put_part(tx, number, stretch, former.as_ref())?;
-            parts.set_slot(number, slot);
+        self.content.set_oldest(self.ledger.oldest());
+        let mut frames: u32 = 0;
+        for (key, frame) in self.content.frames(group) {
+            self.db.insert(key.encode(), frame)?;
+            frames += 1;
         }
-        let head = Head::Long(parts);
-        self.insert(&key, &head.encode())?;
-        self.remove_superseded(tx, former, head.into_parts().as_ref())
+        let stored = self.content.bytes().len() + frames as usize * FRAME_HEADER_BYTES;
+        self.ledger.end(frames, stored as u64);
+        (self.newest, self.sum) = (group, self.content.sum());
+        Ok(())
     }
 
-    /// Writes a part unless it is there already. Returns the slot it is in.
-    fn put_part(
-        &mut self,
-        tx: TxId,
-        number: u16,
-        stretch: &[u8],
-        former: Option<&Parts>,
-    ) -> Result<u8, Failure> {
-        let in_force = former.and_then(|parts| parts.slot(number));
-        if let Some(slot) = in_force {
-            let key = Key::Part(PartKey { tx, number, slot }).encode();
-            if let Some(frame) = self.tree.get(&key)?
-                && unseal(&key, &frame)?.body == stretch
-            {
-                return Ok(slot);
+    /// Takes what is in force of the oldest groups into the group that is being written, while the log is too long.
+    fn make_room(&mut self, bytes_max: u64) -> Result<(), Failure> {
+        let mut bytes = 0;
+        while bytes < bytes_max && self.ledger.is_wasteful() && self.ledger.oldest() <= self.newest {
+            let group = self.ledger.oldest();
+            let oldest = self.ledger.oldest_group();
+            if oldest.in_force > 0 {
+                self.bring_along(group)?;
             }
+            self.ledger.drop_oldest();
+            bytes += oldest.bytes;
+            self.stale.extend((0..oldest.frames).map(|chunk| Key { group, chunk }));
         }
-        let slot = in_force.map_or(0, |slot| 1 - slot);
-        self.insert(&Key::Part(PartKey { tx, number, slot }).encode(), stretch)?;
-        Ok(slot)
+        Ok(())
     }
 
-    fn take(&mut self, tx: TxId) -> Result<(), Failure> {
-        let key = Key::Head(tx).encode();
-        let former = self.remove(&key)?;
-        self.remove_superseded(tx, parts_of(&key, former.as_deref())?, None)
-    }
-
-    /// Removes the parts of `former` that `now` does not name.
-    fn remove_superseded(
-        &mut self,
-        tx: TxId,
-        former: Option<Parts>,
-        now: Option<&Parts>,
-    ) -> Result<(), Failure> {
-        let Some(former) = former else {
-            return Ok(());
-        };
-        for number in 0..former.count() {
-            let slot = former.slot(number);
-            if let Some(slot) = slot.filter(|slot| now.and_then(|now| now.slot(number)) != Some(*slot)) {
-                self.remove(&Key::Part(PartKey { tx, number, slot }).encode())?;
+    fn bring_along(&mut self, group: u64) -> Result<(), Failure> {
+        let content = scan::content(&self.db, group)?;
+        let malformed = || Damage::Content { group };
+        let (_, entries) = group::open(&content).ok_or_else(malformed)?;
+        for entry in entries {
+            let entry = entry.ok_or_else(malformed)?;
+            match entry {
+                Entry::Put { tx, .. } if self.ledger.is_in(tx, group) => self.push(&entry),
+                Entry::Life { .. } => self.push(&entry),
+                Entry::Put { .. } | Entry::Remove { .. } => {}
             }
         }
         Ok(())
     }
 
-    /// Every write to the default tree goes through this or [`remove`](Self::remove), so the totals stay right.
-    fn insert(&mut self, key: &[u8], body: &[u8]) -> Result<Option<sled::IVec>, Failure> {
-        let frame = seal(key, self.group, body);
-        self.totals.add(&frame);
-        let former = self.tree.insert(key, frame)?;
-        self.totals.subtract(former.as_deref());
-        Ok(former)
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<Option<sled::IVec>, Failure> {
-        let former = self.tree.remove(key)?;
-        self.totals.subtract(former.as_deref());
-        Ok(former)
+    fn push(&mut self, entry: &Entry<'_>) {
+        let bytes = entry.bytes();
+        self.content.push(entry);
+        match *entry {
+            Entry::Put { tx, .. } => self.ledger.put(tx, bytes),
+            Entry::Remove { tx } => self.ledger.remove(tx),
+            Entry::Life { .. } => self.ledger.keep(bytes),
+        }
     }
 
     /// Runs something that writes; after a failure nothing is written any more.
@@ -303,6 +266,7 @@ impl DecisionLog for SledLog {
         if epoch != self.life.0 {
             return Err(AppendError::Fenced { ours: epoch, theirs: self.life.0 });
         }
+        self.found = None;
         self.fail_stop(|log| {
             batch.iter().try_for_each(check_length)?;
             log.append(batch, durability)
@@ -313,7 +277,13 @@ impl DecisionLog for SledLog {
         &mut self,
         each: &mut dyn FnMut(TxId, Vec<u8>) -> Result<(), ReplayError>,
     ) -> Result<(), ReplayError> {
-        without_panic(|| scan(&self.tree, each)).map(drop)
+        let values = match self.found.take() {
+            Some(values) => values,
+            None => without_panic(|| scan(&self.db, 0))?.values,
+        };
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_unstable_by_key(|(tx, _)| *tx);
+        values.into_iter().try_for_each(|(tx, value)| each(tx, value))
     }
 
     fn close(mut self: Box<Self>) -> Result<(), AppendError> {
@@ -365,13 +335,11 @@ fn open_engine(dir: &DataDir, options: &SledOptions) -> Result<Db, OpenError> {
     }
 }
 
-/// The list of parts in a frame that was in force, if it had one.
-fn parts_of(key: &[u8], frame: Option<&[u8]>) -> Result<Option<Parts>, Damage> {
-    let Some(frame) = frame else {
-        return Ok(None);
-    };
-    let head = Head::decode(unseal(key, frame)?.body).ok_or_else(|| Damage::Checksum(frame::name(key)))?;
-    Ok(head.into_parts())
+fn entry(write: &LogWrite) -> Entry<'_> {
+    match write {
+        LogWrite::Put { tx, value } => Entry::Put { tx: *tx, value },
+        LogWrite::Remove { tx } => Entry::Remove { tx: *tx },
+    }
 }
 
 fn check_length(write: &LogWrite) -> Result<(), Failure> {
@@ -385,8 +353,8 @@ fn check_length(write: &LogWrite) -> Result<(), Failure> {
 
 fn refused(dir: &DataDir, why: Refusal) -> OpenError {
     match why {
-        Refusal::Damaged(Damage::Newer { found, supported }) => {
-            OpenError::Newer { path: dir.sled(), found, supported }
+        Refusal::Damaged(Damage::OtherVersion { found, supported }) => {
+            OpenError::OtherVersion { path: dir.sled(), found, supported }
         }
         why => OpenError::Refused { dir: dir.path().to_owned(), why },
     }

@@ -25,16 +25,16 @@ fn second_open_of_a_live_directory_is_refused() {
 }
 
 #[test]
-fn newer_witness_is_refused_with_both_versions() {
+fn witness_of_another_format_is_refused_with_both_versions() {
     let filled = Filled::closed();
     let file = File::options().write(true).open(filled.path().join("witness")).unwrap();
     for slot in [0, 4096] {
         file.write_all_at(&7_u32.to_le_bytes(), slot + 8).unwrap();
     }
     let error = open_sled(filled.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 7, supported: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::OtherVersion { found: 7, supported: 2, .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("format version 7") && text.contains("up to version 1"), "{text}");
+    assert!(text.contains("format version 7") && text.contains("reads version 2"), "{text}");
 }
 
 #[test]

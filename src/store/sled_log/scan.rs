@@ -1,41 +1,78 @@
 //! Reading all of the database, and believing none of it unchecked.
 
+use std::collections::HashMap;
+use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sled::{IVec, Tree};
+use foldhash::fast::RandomState;
+use sled::Tree;
 use uuid::Uuid;
 
-use super::check::Totals;
-use super::frame::{self, Key, PartKey, unseal};
-use super::value::{Head, Parts};
+use super::group::{self, Entry, FRAME_HEADER_BYTES, Frame, Key};
+use super::ledger::Ledger;
 use crate::core::TxId;
 use crate::store::writer::panic_text;
-use crate::store::{Damage, Lives, ReplayError};
+use crate::store::{Damage, Lives};
+
+/// The values of a log.
+pub type Values = HashMap<TxId, Vec<u8>, RandomState>;
 
 /// What a full reading found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scan {
-    pub totals: Totals,
-    /// The group of the latest frame, and the key of that.
-    pub latest: (u64, String),
+    /// The last whole group; 0: there is none.
+    pub newest: u64,
+    /// Its checksum.
+    pub sum: u32,
+    /// The checksum of the group that was asked for, if it counts.
+    pub asked: Option<u32>,
     pub cluster: Option<Uuid>,
     pub lives: Lives,
-    /// Parts that no list names: a write was cut off before or after it changed the list.
-    pub left_over: Vec<IVec>,
+    pub ledger: Ledger,
+    pub values: Values,
+    /// Frames of groups that do not count any more.
+    pub stale: Vec<Key>,
+    /// Frames of a group that was cut off.
+    pub torn: Vec<Key>,
 }
 
-/// Checks every frame and puts every value together, in the order of [`TxId`].
-pub fn scan(
-    tree: &Tree,
-    each: &mut dyn FnMut(TxId, Vec<u8>) -> Result<(), ReplayError>,
-) -> Result<Scan, ReplayError> {
-    let mut reader = Reader { scan: Scan::default(), open: None, each };
-    for entry in tree {
-        let (key, frame) = entry.map_err(|error| Damage::Engine(error.to_string()))?;
-        reader.read(key, &frame)?;
+/// Checks every frame and the chain of groups, and puts every value together. `ask` is a group whose checksum is wanted.
+pub fn scan(tree: &Tree, ask: u64) -> Result<Scan, Damage> {
+    let (newest, oldest) = match newest_whole(tree)? {
+        0 => (0, 1),
+        newest => {
+            let content = content(tree, newest)?;
+            let header = group::open(&content).map(|(header, _)| header);
+            let sound = header.filter(|header| (1..=newest).contains(&header.oldest));
+            (newest, sound.ok_or(Damage::Content { group: newest })?.oldest)
+        }
+    };
+    let [from, to] = [oldest, newest + 1].map(|group| Key { group, chunk: 0 }.encode());
+    let mut reader = Reader::new(oldest, ask);
+    for entry in tree.range(from..to) {
+        let (key, frame) = entry.map_err(engine)?;
+        let key = Key::decode(&key)?;
+        reader.read(key, key.unseal(&frame)?)?;
     }
-    reader.finish_value()?;
-    Ok(reader.scan)
+    let mut scan = reader.finish(newest)?;
+    scan.stale = keys(tree, ..from)?;
+    scan.torn = keys(tree, to..)?;
+    Ok(scan)
+}
+
+/// The content of one whole group.
+pub fn content(tree: &Tree, group: u64) -> Result<Vec<u8>, Damage> {
+    let mut content = Vec::new();
+    for chunk in 0.. {
+        let key = Key { group, chunk };
+        let frame = tree.get(key.encode()).map_err(engine)?.ok_or(Damage::Missing { group, chunk })?;
+        let frame = key.unseal(&frame)?;
+        content.extend_from_slice(frame.body);
+        if chunk + 1 == frame.chunks {
+            break;
+        }
+    }
+    Ok(content)
 }
 
 /// sled panics on some damage that it comes across.
@@ -44,64 +81,108 @@ pub fn without_panic<T, E: From<Damage>>(read: impl FnOnce() -> Result<T, E>) ->
         .unwrap_or_else(|panic| Err(Damage::Engine(panic_text(&*panic)).into()))
 }
 
-struct Reader<'a> {
+/// The last group, unless it was cut off: then the one before. The frames of a group are written in order.
+fn newest_whole(tree: &Tree) -> Result<u64, Damage> {
+    let Some((key, frame)) = tree.last().map_err(engine)? else { return Ok(0) };
+    let key = Key::decode(&key)?;
+    let whole = key.unseal(&frame)?.chunks == key.chunk + 1;
+    Ok(if whole { key.group } else { key.group.saturating_sub(1) })
+}
+
+fn keys(tree: &Tree, range: impl RangeBounds<[u8; 13]>) -> Result<Vec<Key>, Damage> {
+    tree.range(range).keys().map(|key| Key::decode(&key.map_err(engine)?)).collect()
+}
+
+struct Reader {
     scan: Scan,
-    /// The long value whose parts are being read. They come right after their list.
-    open: Option<LongValue>,
-    each: &'a mut dyn FnMut(TxId, Vec<u8>) -> Result<(), ReplayError>,
+    ask: u64,
+    /// The frame that has to come next.
+    next: Key,
+    /// The content of its group so far.
+    content: Vec<u8>,
 }
 
-struct LongValue {
-    tx: TxId,
-    parts: Parts,
-    value: Vec<u8>,
-}
+impl Reader {
+    fn new(oldest: u64, ask: u64) -> Reader {
+        let scan = Scan {
+            newest: oldest - 1,
+            sum: 0,
+            asked: None,
+            cluster: None,
+            lives: Lives::default(),
+            ledger: Ledger::new(oldest),
+            values: Values::default(),
+            stale: Vec::new(),
+            torn: Vec::new(),
+        };
+        Reader { scan, ask, next: Key { group: oldest, chunk: 0 }, content: Vec::new() }
+    }
 
-impl Reader<'_> {
-    fn read(&mut self, key: IVec, frame: &[u8]) -> Result<(), ReplayError> {
-        let named = Key::decode(&key).ok_or_else(|| Damage::UnknownKey(frame::name(&key)))?;
-        let content = unseal(&key, frame)?;
-        self.scan.totals.add(frame);
-        if content.group > self.scan.latest.0 {
-            self.scan.latest = (content.group, named.to_string());
+    fn read(&mut self, key: Key, frame: Frame<'_>) -> Result<(), Damage> {
+        if key != self.next {
+            return Err(Damage::Missing { group: self.next.group, chunk: self.next.chunk });
         }
-        let malformed = || Damage::Checksum(named.to_string());
-        match named {
-            Key::Cluster => {
-                self.scan.cluster = Some(Uuid::from_slice(content.body).map_err(|_| malformed())?);
-            }
-            Key::Life(epoch) => {
-                let tag = content.body.try_into().map_err(|_| malformed())?;
-                self.scan.lives.insert(epoch, u32::from_le_bytes(tag));
-            }
-            Key::Head(tx) => {
-                self.finish_value()?;
-                match Head::decode(content.body).ok_or_else(malformed)? {
-                    Head::Short(value) => (self.each)(tx, value.to_vec())?,
-                    Head::Long(parts) => self.open = Some(LongValue { tx, parts, value: Vec::new() }),
+        self.content.extend_from_slice(frame.body);
+        if key.chunk + 1 < frame.chunks {
+            self.next.chunk += 1;
+            return Ok(());
+        }
+        let content = std::mem::take(&mut self.content);
+        if crc32c::crc32c(&content) != frame.sum {
+            return Err(Damage::Checksum(format!("group {}", key.group)));
+        }
+        self.take(key.group, &content)?;
+        let stored = content.len() + FRAME_HEADER_BYTES * frame.chunks as usize;
+        self.scan.ledger.end(frame.chunks, stored as u64);
+        (self.scan.newest, self.scan.sum) = (key.group, frame.sum);
+        if key.group == self.ask {
+            self.scan.asked = Some(frame.sum);
+        }
+        self.next = Key { group: key.group + 1, chunk: 0 };
+        self.content = content;
+        self.content.clear();
+        Ok(())
+    }
+
+    fn take(&mut self, group: u64, content: &[u8]) -> Result<(), Damage> {
+        let malformed = Damage::Content { group };
+        let (header, entries) = group::open(content).ok_or(malformed.clone())?;
+        let scan = &mut self.scan;
+        let first = scan.cluster.is_none();
+        if !first && (header.previous != scan.sum || scan.cluster != Some(header.cluster)) {
+            return Err(Damage::Chain { group });
+        }
+        scan.cluster = Some(header.cluster);
+        scan.ledger.begin();
+        for entry in entries {
+            let entry = entry.ok_or(malformed.clone())?;
+            let bytes = entry.bytes();
+            match entry {
+                Entry::Put { tx, value } => {
+                    scan.ledger.put(tx, bytes);
+                    scan.values.insert(tx, value.to_vec());
+                }
+                Entry::Remove { tx } => {
+                    scan.ledger.remove(tx);
+                    scan.values.remove(&tx);
+                }
+                Entry::Life { epoch, tag } => {
+                    scan.ledger.keep(bytes);
+                    scan.lives.insert(epoch, tag);
                 }
             }
-            Key::Part(part) => match &mut self.open {
-                Some(open) if open.names(part) => open.value.extend_from_slice(content.body),
-                Some(_) | None => self.scan.left_over.push(key),
-            },
         }
         Ok(())
     }
 
-    fn finish_value(&mut self) -> Result<(), ReplayError> {
-        let Some(LongValue { tx, parts, value }) = self.open.take() else {
-            return Ok(());
-        };
-        if !parts.matches(&value) {
-            return Err(Damage::Incomplete { tx, have: value.len(), want: parts.length() }.into());
+    fn finish(self, newest: u64) -> Result<Scan, Damage> {
+        if self.next != (Key { group: newest + 1, chunk: 0 }) {
+            return Err(Damage::Missing { group: self.next.group, chunk: self.next.chunk });
         }
-        (self.each)(tx, value)
+        Ok(self.scan)
     }
 }
 
-impl LongValue {
-    fn names(&self, part: PartKey) -> bool {
-        part.tx == self.tx && self.parts.slot(part.number) == Some(part.slot)
-    }
+fn engine(error: sled::Error) -> Damage {
+    Damage::Engine(error.to_string())
 }

@@ -12,132 +12,96 @@ use crate::core::Shard;
 #[test]
 fn flipped_bit_that_sled_misses_is_refused_by_name() {
     let dir = filled();
-    let key = Key::Head(tx(2)).encode();
     tamper(&dir, |log| {
-        let mut frame = log.tree.get(&key).unwrap().unwrap().to_vec();
+        let mut frame = frame(log, FILLED);
         *frame.last_mut().unwrap() ^= 1;
-        log.tree.insert(&key, frame).unwrap();
+        log.db.insert(FILLED.encode(), frame).unwrap();
     });
-    let damage = refused_for_damage(&dir);
-    assert_eq!(damage, Damage::Checksum(format!("the value of transaction {}", tx(2))));
+    assert_eq!(refused_for_damage(&dir), Damage::Checksum("part 0 of group 2".to_owned()));
 }
 
 #[test]
-fn value_under_another_key_is_refused() {
+fn frame_under_another_key_is_refused() {
     let dir = filled();
     tamper(&dir, |log| {
-        let frame = log.tree.get(Key::Head(tx(1)).encode()).unwrap().unwrap();
-        log.tree.insert(Key::Head(tx(2)).encode(), frame).unwrap();
+        log.db.insert(Key { chunk: 1, ..FILLED }.encode(), frame(log, FILLED)).unwrap();
     });
-    assert!(matches!(refused_for_damage(&dir), Damage::Checksum(_)));
+    assert_eq!(refused_for_damage(&dir), Damage::Checksum("part 1 of group 2".to_owned()));
 }
 
 #[test]
-fn value_of_a_newer_format_is_refused_with_both_versions() {
-    let dir = filled();
-    let key = Key::Head(tx(1)).encode();
-    tamper(&dir, |log| {
-        let mut frame = log.tree.get(&key).unwrap().unwrap().to_vec();
-        frame[0] = 9;
-        log.tree.insert(&key, frame).unwrap();
-    });
-    let error = open(&dir).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 9, supported: 1, .. }), "{error}");
-    let text = error.to_string();
-    assert!(text.contains("format version 9") && text.contains("up to version 1"), "{text}");
-}
-
-#[test]
-fn lost_value_is_refused() {
-    for key in [Key::Head(tx(1)), Key::Life(Epoch(1)), Key::Cluster] {
+fn group_of_another_format_is_refused_with_both_versions() {
+    for (version, or_newer) in [(9, true), (1, false)] {
         let dir = filled();
-        tamper(&dir, |log| assert!(log.tree.remove(key.encode()).unwrap().is_some()));
-        assert!(matches!(refused_for_damage(&dir), Damage::Totals { .. }), "{key}");
+        tamper(&dir, |log| {
+            let mut frame = frame(log, FILLED);
+            frame[0] = version;
+            log.db.insert(FILLED.encode(), frame).unwrap();
+        });
+        let error = open(&dir).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("format version {version}, and this assent reads version 2")), "{text}");
+        assert_eq!(text.contains("or a newer one"), or_newer, "{text}");
     }
 }
 
 #[test]
-fn older_value_that_is_back_is_refused() {
+fn lost_frame_is_refused() {
+    for key in [Key { group: 1, chunk: 0 }, FILLED, Key { chunk: 1, ..FILLED }] {
+        let dir = filled();
+        tamper(&dir, |log| assert!(log.db.remove(key.encode()).unwrap().is_some()));
+        let Key { group, chunk } = key;
+        assert_eq!(refused_for_damage(&dir), Damage::Missing { group, chunk });
+    }
     let dir = filled();
-    tamper(&dir, |log| {
-        let key = Key::Head(tx(1)).encode();
-        let older = log.tree.get(&key).unwrap().unwrap();
-        log.append(&[put(1, 10)], Durability::Forced).unwrap();
-        log.tree.insert(&key, older).unwrap();
-    });
-    assert!(matches!(refused_for_damage(&dir), Damage::Totals { .. }));
+    tamper(&dir, |log| assert!(log.db.remove(Key { group: 3, chunk: 0 }.encode()).unwrap().is_some()));
+    let error = open(&dir).unwrap_err();
+    assert!(matches!(error, OpenError::Refused { why: Refusal::TailLost { durable: 3, found: 2 }, .. }), "{error}");
 }
 
 #[test]
-fn long_value_with_a_lost_part_is_refused() {
+fn group_that_is_not_the_one_that_was_written_is_refused() {
+    let header = |log: &SledLog| {
+        let content = scan::content(&log.db, 2).unwrap();
+        group::open(&content).unwrap().0
+    };
+    // In the midst the next group tells, at the end the witness.
+    let dir = filled();
+    tamper(&dir, |log| replace(log, 2, header(log)));
+    assert_eq!(refused_for_damage(&dir), Damage::Chain { group: 3 });
+    let dir = filled();
+    tamper(&dir, |log| replace(log, 3, Header { previous: log.sum, ..header(log) }));
+    assert_eq!(refused_for_damage(&dir), Damage::Chain { group: 3 });
     let dir = filled();
     tamper(&dir, |log| {
-        let part = Key::Part(PartKey { tx: tx(3), number: 1, slot: 0 });
-        assert!(log.tree.remove(part.encode()).unwrap().is_some());
+        let content = scan::content(&log.db, 3).unwrap();
+        replace(log, 3, group::open(&content).unwrap().0);
     });
-    let damage = refused_for_damage(&dir);
-    assert!(matches!(damage, Damage::Incomplete { want: 9_000, .. }), "{damage}");
+    let error = open(&dir).unwrap_err();
+    assert!(matches!(error, OpenError::Refused { why: Refusal::Mismatch(_), .. }), "{error}");
 }
 
 #[test]
 fn unknown_key_is_refused() {
-    let dir = filled();
-    tamper(&dir, |log| {
-        log.tree.insert([1, 2, 255], vec![0; 20]).unwrap();
-    });
-    assert_eq!(refused_for_damage(&dir), Damage::UnknownKey("key 0102ff".to_owned()));
-}
-
-#[test]
-fn lost_marker_is_refused() {
-    let dir = filled();
-    tamper(&dir, |log| assert!(log.marker.remove(MARKER_KEY).unwrap().is_some()));
-    let error = open(&dir).unwrap_err();
-    assert!(matches!(error, OpenError::Refused { why: Refusal::TailLost { found: 0, .. }, .. }), "{error}");
-}
-
-#[test]
-fn parts_that_no_list_names_are_swept() {
-    let dir = filled();
-    let (mut log, opened) = open(&dir).unwrap();
-    // As if the process had died before the list was written.
-    log.begin_group().unwrap();
-    log.put_part(tx(3), 0, b"next", None).unwrap();
-    let left = PartKey { tx: tx(3), number: 0, slot: 1 };
-    log.insert(&Key::Part(left).encode(), b"next").unwrap();
-    let stray = PartKey { tx: tx(9), number: 0, slot: 0 };
-    log.insert(&Key::Part(stray).encode(), b"next").unwrap();
-    // Overwriting what is in force is what the two slots are there to avoid, so undo it.
-    log.insert(&Key::Part(PartKey { tx: tx(3), number: 0, slot: 0 }).encode(), &[3; BODY]).unwrap();
-    log.db.flush().unwrap();
-    drop(log);
-    let (mut log, again) = open(&dir).unwrap();
-    assert_eq!(again.cut_off.map(|cut| cut.last_begun - cut.last_whole), Some(1));
-    assert_eq!(again.epoch, Epoch(opened.epoch.0 + 1));
-    for part in [left, stray] {
-        assert_eq!(log.tree.get(Key::Part(part).encode()).unwrap(), None);
+    for key in [&[1, 2, 255][..], &[b'g', 0, 0], &[b'z'], &[&FILLED.encode()[..], &[0]].concat()] {
+        let dir = filled();
+        tamper(&dir, |log| drop(log.db.insert(key, vec![0; 20]).unwrap()));
+        let damage = refused_for_damage(&dir);
+        assert!(matches!(damage, Damage::UnknownKey(_)), "{damage}");
     }
-    assert_eq!(values(&mut log), initial());
-    assert_eq!(scan(&log.tree, &mut |_, _| Ok(())).unwrap().totals, log.totals);
 }
 
 /// A torn last record is cut off and reported; everything before it survives.
 #[test]
-fn group_cut_off_anywhere_leaves_each_value_as_it_was_or_as_it_should_be() {
+fn group_cut_off_anywhere_is_there_as_a_whole_or_not_at_all() {
     let mixed = [put(3, 13_000), remove(1), put(2, 9_500), put(4, 5), put(3, 100), remove(2), put(1, 30)];
-    let seen = cut_off_everywhere(&mixed);
-    assert!(seen.iter().filter(|seen| **seen > 0).count() >= 6, "the cuts hit too little: {seen:?}");
+    cut_off_everywhere(&mixed);
+    cut_off_everywhere(&[remove(1), remove(3), remove(2)]);
 }
 
-#[test]
-fn group_of_removals_cut_off_anywhere_is_no_damage() {
-    let seen = cut_off_everywhere(&[remove(1), remove(3), remove(2)]);
-    assert!(seen.iter().filter(|seen| **seen > 0).count() >= 3, "the cuts hit too little: {seen:?}");
-}
-
-/// Tears the log at many places within `batch`, opens it, and counts which of the states between its writes were found.
-fn cut_off_everywhere(batch: &[LogWrite]) -> Vec<usize> {
-    let steps = states(initial(), batch);
+/// Tears the log at many places within `batch`, opens it, and goes on with it.
+fn cut_off_everywhere(batch: &[LogWrite]) {
+    let (without, with) = (initial(), state(initial(), batch));
     let dir = filled();
     let (mut log, _) = open(&dir).unwrap();
     let before = copy(&dir);
@@ -150,18 +114,77 @@ fn cut_off_everywhere(batch: &[LogWrite]) -> Vec<usize> {
     let differs = |at: &usize| old.get(*at) != new.get(*at);
     let first = (0..new.len()).find(differs).unwrap();
     let end = (0..new.len()).rfind(differs).unwrap() + 1;
-    let mut seen = vec![0; steps.len()];
     for cut in (first..end).step_by(((end - first) / 300).max(1)).chain([end]) {
         let torn = copy(&after);
         let rest = old.get(cut..).unwrap_or_default();
         fs::write(torn.path().join("sled/db"), [&new[..cut], rest].concat()).unwrap();
         let (mut log, opened) = open(&torn).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
-        let found = values(&mut log);
-        let step = steps.iter().position(|state| *state == found);
-        seen[step.unwrap_or_else(|| panic!("cut at {cut}: no state that the writes lead to"))] += 1;
+        let expected = if cut == end { &with } else { &without };
+        assert!(values(&mut log) == *expected, "cut at {cut}");
         assert_eq!(opened.cut_off.is_none(), cut == end, "cut at {cut}");
+        // Its number was taken again, by the group that began this life.
+        assert_eq!(log.newest, if cut == end { 5 } else { 4 }, "cut at {cut}");
+        let second = Key { group: 4, chunk: 1 }.encode();
+        assert!(cut == end || !log.db.contains_key(second).unwrap(), "cut at {cut}: a part of the group is left");
+        log.append(&[put(5, 50)], Durability::Forced).unwrap();
+        drop(log);
+        let (mut log, _) = open(&torn).unwrap();
+        assert!(values(&mut log) == state(expected.clone(), &[put(5, 50)]), "after cut at {cut}");
     }
-    seen
+}
+
+#[test]
+fn log_stays_short_and_keeps_what_is_in_force() {
+    let dir = filled();
+    let (mut log, opened) = open(&dir).unwrap();
+    let mut expected = initial();
+    for round in 0..600 {
+        // One that stays, and others that come and go.
+        let mut batch = vec![put(1_000 + round, 1_000)];
+        batch.extend((0..50).map(|n| put(100_000 + 50 * round + n, 1_000)));
+        if round > 0 {
+            batch.extend((0..50).map(|n| remove(100_000 + 50 * (round - 1) + n)));
+        }
+        log.append_batch(opened.epoch, &batch, Durability::Forced).unwrap();
+        expected = state(expected, &batch);
+        // A crash at any time.
+        if round % 100 == 99 {
+            let crashed = copy(&dir);
+            let (mut log, again) = open(&crashed).unwrap();
+            assert!(values(&mut log) == expected, "round {round}");
+            assert!(again.lives.contains(TxId::new(0, 0, opened.epoch, Shard(0), opened.life_tag)));
+            assert_eq!(again.cut_off, None);
+        }
+    }
+    assert!(log.ledger.oldest() > 300, "nothing was dropped: {}", log.ledger.oldest());
+    let first = Key::decode(&log.db.first().unwrap().unwrap().0).unwrap();
+    assert_eq!(first, Key { group: log.ledger.oldest(), chunk: 0 }, "frames were left behind");
+    drop(log);
+    let (mut log, again) = open(&dir).unwrap();
+    assert!(values(&mut log) == expected);
+    assert!(again.lives.len() == 3, "a life was forgotten");
+    let kept: usize = log.db.iter().map(|entry| entry.unwrap().1.len()).sum();
+    assert!(kept < 12 << 20, "{kept} bytes are kept, and 0.7 MB are in force");
+}
+
+#[test]
+fn frames_of_groups_that_do_not_count_are_removed_once_that_is_durable() {
+    let dir = filled();
+    let (mut log, opened) = open(&dir).unwrap();
+    let epoch = opened.epoch;
+    while log.stale.is_empty() {
+        log.append_batch(epoch, &[put(9, 1 << 20)], Durability::Lazy).unwrap();
+    }
+    let stale = log.stale[0];
+    assert!(log.db.contains_key(stale.encode()).unwrap(), "removed too early");
+    log.db.flush().unwrap();
+    // A crash now: they are found, and removed later.
+    let crashed = copy(&dir);
+    let (mut again, _) = open(&crashed).unwrap();
+    assert!(values(&mut again) == values(&mut log));
+    assert!(!again.db.contains_key(stale.encode()).unwrap());
+    log.append_batch(epoch, &[], Durability::Forced).unwrap();
+    assert!(!log.db.contains_key(stale.encode()).unwrap());
 }
 
 #[test]
@@ -203,25 +226,6 @@ fn unused_witness_does_not_vouch_for_a_used_log() {
 }
 
 #[test]
-fn parts_that_did_not_change_are_not_written_again() {
-    let dir = filled();
-    let (mut log, _) = open(&dir).unwrap();
-    let group_of = |log: &SledLog, number| {
-        let key = Key::Part(PartKey { tx: tx(3), number, slot: 0 }).encode();
-        unseal(&key, &log.tree.get(&key).unwrap().unwrap()).unwrap().group
-    };
-    let first = group_of(&log, 0);
-    log.append(&[put(3, 13_000)], Durability::Lazy).unwrap();
-    assert_eq!([group_of(&log, 0), group_of(&log, 1)], [first, first]);
-    let all = log.tree.iter().count();
-    // Part 2 was too short before, so it went to its other slot; part 3 is new.
-    log.append(&[put(3, 9_000)], Durability::Lazy).unwrap();
-    assert_eq!(log.tree.iter().count(), all - 1);
-    log.append(&[put(3, 10)], Durability::Lazy).unwrap();
-    assert_eq!(log.tree.iter().count(), all - 4);
-}
-
-#[test]
 fn nothing_is_kept_outside_the_file_that_is_synced() {
     let dir = filled();
     let (mut log, _) = open(&dir).unwrap();
@@ -246,15 +250,14 @@ fn value_over_the_limit_is_refused_before_anything_is_written() {
 fn no_epoch_is_left_after_the_last() {
     let dir = filled();
     tamper(&dir, |log| {
-        log.begin_group().unwrap();
-        log.insert(&Key::Life(Epoch::MAX).encode(), &[0; 4]).unwrap();
-        log.end_group().unwrap();
+        log.write_group(&[Entry::Life { epoch: Epoch::MAX, tag: 0 }]).unwrap();
         log.sync().unwrap();
     });
     assert!(matches!(open(&dir), Err(OpenError::EpochsUsedUp { .. })));
 }
 
-const BODY: usize = frame::BODY_BYTES_MAX;
+/// The first frame of the group that filled the log. The one before it began its first life.
+const FILLED: Key = Key { group: 2, chunk: 0 };
 
 /// A closed log with two short values and a long one.
 fn filled() -> TempDir {
@@ -268,20 +271,35 @@ fn filled() -> TempDir {
 
 /// What is in it.
 fn initial() -> BTreeMap<TxId, Vec<u8>> {
-    states(BTreeMap::new(), &[put(1, 20), put(2, 20), put(3, 9_000)]).pop().unwrap()
+    state(BTreeMap::new(), &[put(1, 20), put(2, 20), put(3, 9_000)])
 }
 
-/// What the log holds before, between and after some writes.
-fn states(mut state: BTreeMap<TxId, Vec<u8>>, batch: &[LogWrite]) -> Vec<BTreeMap<TxId, Vec<u8>>> {
-    let mut states = vec![state.clone()];
+/// What the log holds after some writes.
+fn state(mut state: BTreeMap<TxId, Vec<u8>>, batch: &[LogWrite]) -> BTreeMap<TxId, Vec<u8>> {
     for write in batch {
         match write {
             LogWrite::Put { tx, value } => state.insert(*tx, value.to_vec()),
             LogWrite::Remove { tx } => state.remove(tx),
         };
-        states.push(state.clone());
     }
-    states
+    state
+}
+
+fn frame(log: &SledLog, key: Key) -> Vec<u8> {
+    log.db.get(key.encode()).unwrap().unwrap().to_vec()
+}
+
+/// Puts a sound group with one value in the place of another.
+fn replace(log: &SledLog, group: u64, header: Header) {
+    for frame in log.db.range(Key { group, chunk: 0 }.encode()..Key { group: group + 1, chunk: 0 }.encode()) {
+        log.db.remove(frame.unwrap().0).unwrap();
+    }
+    let mut content = Content::default();
+    content.begin(header);
+    content.push(&Entry::Put { tx: tx(1), value: b"other" });
+    for (key, frame) in content.frames(group) {
+        log.db.insert(key.encode(), frame).unwrap();
+    }
 }
 
 /// Changes a closed log behind its back.

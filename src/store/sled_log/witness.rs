@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::check::Totals;
-use super::frame::{u32_at, u64_at};
+use super::group::{u32_at, u64_at};
 use crate::core::Epoch;
 use crate::store::{OpenError, Refusal};
 
@@ -24,7 +23,7 @@ use crate::store::{OpenError, Refusal};
 const FORCED_GROUPS_PER_SYNC: u32 = 1024;
 
 /// What the slots look like. A change that an older program would misread takes the next.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// The file, open for writing.
 #[derive(Debug)]
@@ -46,8 +45,8 @@ pub struct Claim {
     pub begun: u64,
     /// The last group that was durable.
     pub durable: u64,
-    /// What the database held after that.
-    pub totals: Totals,
+    /// The checksum of that group.
+    pub sum: u32,
 }
 
 impl Witness {
@@ -70,8 +69,8 @@ impl Witness {
         let mut newest: Option<(u64, Claim)> = None;
         for slot in slots {
             match slot {
-                Slot::Newer { found } => {
-                    return Err(OpenError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION });
+                Slot::OtherVersion { found } => {
+                    return Err(OpenError::OtherVersion { path: path.to_owned(), found, supported: FORMAT_VERSION });
                 }
                 Slot::Broken => tracing::warn!(
                     path = %path.display(),
@@ -96,7 +95,7 @@ impl Witness {
             life: (Epoch(0), 0),
             begun: 0,
             durable: 0,
-            totals: Totals::default(),
+            sum: 0,
         };
         let new = path.with_extension("new");
         let make = || {
@@ -122,8 +121,8 @@ impl Witness {
     }
 
     /// After everything up to a group was synced.
-    pub fn confirm(&mut self, life: (Epoch, u32), group: u64, totals: Totals) -> io::Result<()> {
-        self.claim = Claim { life, durable: group, totals, ..self.claim };
+    pub fn confirm(&mut self, life: (Epoch, u32), group: u64, sum: u32) -> io::Result<()> {
+        self.claim = Claim { life, durable: group, sum, ..self.claim };
         self.write()?;
         self.unsynced_forced_groups += 1;
         if self.unsynced_forced_groups >= FORCED_GROUPS_PER_SYNC {
@@ -145,12 +144,12 @@ impl Witness {
 
 /// Apart by more than any disk's sector.
 const SLOT_STRIDE: u64 = 4096;
-const SLOT_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4 + 4 * 8 + 4;
+const SLOT_BYTES: usize = 8 + 4 + 8 + 16 + 4 + 4 + 8 + 8 + 4 + 4;
 const MAGIC: &[u8; 8] = b"assentwt";
 
 enum Slot {
     Valid { revision: u64, claim: Claim },
-    Newer { found: u32 },
+    OtherVersion { found: u32 },
     Broken,
 }
 
@@ -162,9 +161,9 @@ fn encode(revision: u64, claim: &Claim) -> Vec<u8> {
     bytes.extend_from_slice(claim.cluster.as_bytes());
     bytes.extend_from_slice(&claim.life.0.0.to_le_bytes());
     bytes.extend_from_slice(&claim.life.1.to_le_bytes());
-    for number in [claim.begun, claim.durable, claim.totals.keys, claim.totals.sum] {
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
+    bytes.extend_from_slice(&claim.begun.to_le_bytes());
+    bytes.extend_from_slice(&claim.durable.to_le_bytes());
+    bytes.extend_from_slice(&claim.sum.to_le_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     bytes
 }
@@ -174,13 +173,13 @@ impl Slot {
         if !bytes.starts_with(MAGIC) {
             return Slot::Broken;
         }
-        // The version comes first: a newer one may do all the rest differently.
+        // The version comes first: another one may do all the rest differently.
         let version = u32_at(bytes, 8);
-        if version > FORMAT_VERSION {
-            return Slot::Newer { found: version };
+        if version != FORMAT_VERSION {
+            return Slot::OtherVersion { found: version };
         }
         let (content, crc) = bytes.split_at(SLOT_BYTES - 4);
-        if version != FORMAT_VERSION || crc32c::crc32c(content) != u32_at(crc, 0) {
+        if crc32c::crc32c(content) != u32_at(crc, 0) {
             return Slot::Broken;
         }
         let claim = Claim {
@@ -188,7 +187,7 @@ impl Slot {
             life: (Epoch(u32_at(bytes, 36)), u32_at(bytes, 40)),
             begun: u64_at(bytes, 44),
             durable: u64_at(bytes, 52),
-            totals: Totals { keys: u64_at(bytes, 60), sum: u64_at(bytes, 68) },
+            sum: u32_at(bytes, 60),
         };
         Slot::Valid { revision: u64_at(bytes, 12), claim }
     }

@@ -1,0 +1,116 @@
+//! Where in the log the value in force of each transaction is, and how much of each group is still in force.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+
+use crate::core::TxId;
+
+/// What the log may waste, besides as much as is in force: 8 MiB.
+const WASTE_BYTES_MAX: u64 = 8 << 20;
+
+/// What lies in the log, from the oldest group on.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    places: HashMap<TxId, Place, RandomState>,
+    groups: VecDeque<Group>,
+    /// The number of the first of them.
+    oldest: u64,
+    total: Group,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    group: u64,
+    bytes: u32,
+}
+
+/// What is in a group, or in all of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Group {
+    pub frames: u32,
+    pub bytes: u64,
+    /// Of these bytes.
+    pub in_force: u64,
+}
+
+impl Ledger {
+    /// Of a log that begins with this group.
+    pub fn new(oldest: u64) -> Ledger {
+        Ledger { oldest, ..Ledger::default() }
+    }
+
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// Begins the next group.
+    pub fn begin(&mut self) {
+        self.groups.push_back(Group::default());
+    }
+
+    /// The newest group is whole, and takes so much.
+    pub fn end(&mut self, frames: u32, bytes: u64) {
+        let newest = self.newest();
+        (newest.frames, newest.bytes) = (frames, bytes);
+        self.total.bytes += bytes;
+    }
+
+    /// In the newest group is now the value of this transaction.
+    pub fn put(&mut self, tx: TxId, bytes: u64) {
+        let group = self.oldest + self.groups.len() as u64 - 1;
+        let place = Place { group, bytes: u32::try_from(bytes).expect("at most 64 MiB") };
+        if let Some(former) = self.places.insert(tx, place) {
+            self.void(former);
+        }
+        self.keep(bytes);
+    }
+
+    /// The transaction has no value any more.
+    pub fn remove(&mut self, tx: TxId) {
+        if let Some(former) = self.places.remove(&tx) {
+            self.void(former);
+        }
+    }
+
+    /// In the newest group is something that stays in force.
+    pub fn keep(&mut self, bytes: u64) {
+        self.newest().in_force += bytes;
+        self.total.in_force += bytes;
+    }
+
+    /// Whether that group has the value in force of this transaction.
+    pub fn is_in(&self, tx: TxId, group: u64) -> bool {
+        self.places.get(&tx).is_some_and(|place| place.group == group)
+    }
+
+    /// More is kept than is worth it.
+    pub fn is_wasteful(&self) -> bool {
+        self.total.bytes > 2 * self.total.in_force + WASTE_BYTES_MAX
+    }
+
+    pub fn oldest_group(&self) -> Group {
+        self.groups.front().copied().unwrap_or_default()
+    }
+
+    /// Takes the oldest group out of the account. What was in force of it is elsewhere now.
+    pub fn drop_oldest(&mut self) {
+        if let Some(group) = self.groups.pop_front() {
+            self.oldest += 1;
+            self.total.bytes -= group.bytes;
+            self.total.in_force -= group.in_force;
+        }
+    }
+
+    fn void(&mut self, place: Place) {
+        let bytes = u64::from(place.bytes);
+        let at = usize::try_from(place.group - self.oldest).expect("as many as are in memory");
+        self.groups[at].in_force -= bytes;
+        self.total.in_force -= bytes;
+    }
+
+    fn newest(&mut self) -> &mut Group {
+        self.groups.back_mut().expect("a group has begun")
+    }
+}
