@@ -6,6 +6,7 @@
 mod driver;
 mod gate;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -160,11 +161,11 @@ impl Coordinator {
     }
 
     pub async fn get(&self, tx: TxId) -> Result<Option<Transaction>, Stopped> {
-        self.read(Some(tx), move |engine| engine.get(tx).cloned()).await
+        self.read(Some(tx), move |engine| engine.get(tx).map(Cow::into_owned)).await
     }
 
     pub async fn get_by_request(&self, request: RequestId) -> Result<Option<Transaction>, Stopped> {
-        self.read(None, move |engine| engine.get_by_request(&request).cloned()).await
+        self.read(None, move |engine| engine.get_by_request(&request).map(Cow::into_owned)).await
     }
 
     /// Looks at the engine; what is found is handed over once it is durable. `subject`: the transaction looked at, or

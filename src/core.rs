@@ -42,6 +42,9 @@ mod transaction;
 mod two_phase;
 mod words;
 
+/// A hash map whose hash function costs a fraction of the standard one's, and is seeded at random like it.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 pub use engine::{Admission, Counts, Engine, EngineSettings};
 pub use event::{
     Action, Answer, BeginSpec, BranchResult, BranchSpec, Call, Durability, Enlistment, Event, FailureKind,

@@ -52,10 +52,11 @@ impl AdminService {
         let (name, now) = (participant.clone(), self.coordinator.now().mono);
         let look = self.coordinator.read(None, move |engine| {
             let transactions = engine.waiting_for(&name);
-            let branches = transactions.iter().filter_map(|tx| engine.get(*tx)).flat_map(|tx| &tx.branches);
-            branches
-                .filter(|branch| branch.participant == name && branch.next_attempt_in(now).is_some())
-                .count()
+            let waits = |branch: &&crate::core::Branch| {
+                branch.participant == name && branch.next_attempt_in(now).is_some()
+            };
+            let found = transactions.iter().filter_map(|tx| engine.get(*tx));
+            found.map(|tx| tx.branches.iter().filter(waits).count()).sum::<usize>()
         });
         let calls = look.await.map_err(|Stopped| status::stopped())?;
         self.coordinator.participant_up(participant).await.map_err(|Stopped| status::stopped())?;

@@ -1,6 +1,6 @@
 //! The task that owns the engine: drains its inbox, steps each event, hands one batch to the log, acts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tracing::{debug, error, info, warn};
 use super::gate::Gate;
 use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
 use crate::core::{
-    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Outcome, Step, Timestamp, TxId,
-    TxOrder, Waiter,
+    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Outcome, Step, Timestamp,
+    TxId, TxOrder, Waiter,
 };
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
@@ -34,7 +34,7 @@ pub struct Driver {
     written: mpsc::UnboundedReceiver<WriterEvent>,
     transport: Transport,
     gate: Gate<Held>,
-    waiters: HashMap<Waiter, ReplyTo>,
+    waiters: Map<Waiter, ReplyTo>,
     /// The log writes of the current group.
     writes: Vec<LogWrite>,
     /// How many of them are forced.
@@ -94,7 +94,7 @@ impl Driver {
             written,
             transport,
             gate: Gate::new(),
-            waiters: HashMap::new(),
+            waiters: Map::default(),
             writes: Vec::new(),
             forced: 0,
             horizons: VecDeque::new(),
@@ -205,11 +205,9 @@ impl Driver {
 
     /// A branch that an operator has settled owes no answer any more.
     fn give_up_calls(&self, tx: TxId, branch: &BranchId) {
-        let Some(found) = self.engine.get(tx).and_then(|tx| tx.branches.iter().find(|it| it.id == *branch))
-        else {
-            return;
-        };
-        if found.state.is_finished() {
+        let Some(transaction) = self.engine.get(tx) else { return };
+        let found = transaction.branches.iter().find(|it| it.id == *branch);
+        if let Some(found) = found.filter(|found| found.state.is_finished()) {
             self.transport.sessions().give_up(&found.participant, &(tx, branch.clone()));
         }
     }
@@ -228,7 +226,8 @@ impl Driver {
             self.engine.handle(self.coordinator.now(), event);
         // Told here and not with the answer: most who asked have their answer before a branch is heuristic.
         if let (Some(tx), Some(outcome @ (Outcome::Mixed | Outcome::Hazard))) = (subject, ended) {
-            let reason = self.engine.get(tx).map(|tx| tx.reason.as_str()).unwrap_or_default();
+            let reason = self.engine.get(tx).map(|tx| tx.reason.clone()).unwrap_or_default();
+            let reason = reason.as_str();
             error!(xid = %tx, ?outcome, reason, "a transaction ended heuristically; an operator must look at it");
         }
         self.writes.extend(log);

@@ -4,9 +4,9 @@
 //! does all that later steps of the same transaction lead to, since it may give the undurable decision away. Other
 //! transactions do not wait.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use crate::core::TxId;
+use crate::core::{Map, TxId};
 
 /// Things of type `T` that wait for tickets.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Gate<T> {
     /// The group that is being put together.
     current: u64,
     /// Transactions with a forced write that is not durable, and the last such group.
-    dirty: HashMap<TxId, u64>,
+    dirty: Map<TxId, u64>,
     held: BTreeMap<u64, Held<T>>,
 }
 
@@ -28,7 +28,7 @@ struct Held<T> {
 
 impl<T> Gate<T> {
     pub fn new() -> Gate<T> {
-        Gate { durable: 0, current: 1, dirty: HashMap::new(), held: BTreeMap::new() }
+        Gate { durable: 0, current: 1, dirty: Map::default(), held: BTreeMap::new() }
     }
 
     /// A forced write of this transaction joins the current group.

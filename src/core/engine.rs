@@ -4,18 +4,20 @@
 mod check;
 mod turn;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use smol_str::SmolStr;
 
 use self::turn::Turn;
+use super::Map;
 use super::event::{
     Action, Answer, BeginSpec, BranchSpec, Durability, Enlistment, Event, LogWrite, Rejection, Step, Waiter,
 };
 use super::id::{Epoch, ParticipantName, RequestId, Shard, TxId, TxIdSource, TxOrder};
-use super::record::{DecodeError, What};
+use super::record::{DecodeError, Record, Request, What};
 use super::retry::Backoff;
 use super::time::{Now, Timestamp};
 use super::transaction::Transaction;
@@ -25,8 +27,11 @@ use super::words::{InquiryAnswer, Outcome, Wait};
 #[derive(Debug)]
 pub struct Engine {
     ids: TxIdSource,
-    transactions: HashMap<TxId, Transaction>,
-    requests: HashMap<RequestId, TxId>,
+    /// Those that are open, or that an operator should look at.
+    transactions: Map<TxId, Box<Transaction>>,
+    /// Those that ended well, until they are forgotten: most of all, so only what happened to them is kept.
+    ended: Map<TxId, Ended>,
+    requests: Map<RequestId, TxId>,
     /// All that are known, in order; ids that are gone stay until the queue is swept.
     known: VecDeque<TxId>,
     /// The same for those that have not ended.
@@ -37,13 +42,21 @@ pub struct Engine {
     desk: Desk,
 }
 
+/// A transaction of which nothing more is to come.
+#[derive(Debug)]
+struct Ended {
+    history: Box<[u8]>,
+    /// The log has a value for it.
+    stored: bool,
+}
+
 /// What transactions share while they take their turns.
 #[derive(Debug)]
 struct Desk {
     settings: EngineSettings,
     timers: BTreeSet<(Timestamp, TxId)>,
     /// Transactions with a branch that waits for its next attempt, by participant.
-    waiting: HashMap<ParticipantName, BTreeSet<TxId>>,
+    waiting: Map<ParticipantName, BTreeSet<TxId>>,
     active: usize,
     watched: bool,
 }
@@ -80,7 +93,9 @@ pub struct Counts {
 }
 
 /// How many transactions one call of [`Engine::list`] looks at: bounded, because others wait meanwhile.
-const LIST_SCAN_MAX: usize = 20_000;
+const LIST_SCAN_MAX: usize = 5_000;
+
+const DECODES: &str = "these records made a transaction before";
 
 /// How many transactions one call of [`Engine::evict`] forgets, for the same reason.
 const EVICT_MAX: usize = 1_000;
@@ -89,8 +104,9 @@ impl Engine {
     pub fn new(settings: EngineSettings, epoch: Epoch, shard: Shard, life_tag: u32) -> Engine {
         Engine {
             ids: TxIdSource::new(epoch, shard, life_tag),
-            transactions: HashMap::new(),
-            requests: HashMap::new(),
+            transactions: Map::default(),
+            ended: Map::default(),
+            requests: Map::default(),
             known: VecDeque::new(),
             open: VecDeque::new(),
             retained: VecDeque::new(),
@@ -98,7 +114,7 @@ impl Engine {
             desk: Desk {
                 settings,
                 timers: BTreeSet::new(),
-                waiting: HashMap::new(),
+                waiting: Map::default(),
                 active: 0,
                 watched: false,
             },
@@ -211,17 +227,20 @@ impl Engine {
         if let Some(request) = &transaction.request {
             self.requests.insert(request.id.clone(), id);
         }
-        if transaction.outcome.is_none() {
-            self.desk.active += 1;
-            self.open.push_back(id);
-        } else if transaction.outcome.is_some_and(is_clean) {
+        self.known.push_back(id);
+        if transaction.outcome.is_some_and(is_clean) {
             let ended_at = transaction.ended_at.unwrap_or(transaction.begun_at);
             let age = Duration::from_millis(now.wall.0.saturating_sub(ended_at.0));
             let rest = self.desk.settings.retention.saturating_sub(age);
             self.retained.push_back((now.mono + rest, id));
+            self.ended.insert(id, Ended::new(transaction));
+            return Ok(());
         }
-        self.known.push_back(id);
-        self.transactions.insert(id, transaction);
+        if transaction.outcome.is_none() {
+            self.desk.active += 1;
+            self.open.push_back(id);
+        }
+        self.transactions.insert(id, Box::new(transaction));
         Ok(())
     }
 
@@ -233,12 +252,15 @@ impl Engine {
         self.open.iter().copied().collect()
     }
 
-    pub fn get(&self, tx: TxId) -> Option<&Transaction> {
-        self.transactions.get(&tx)
+    pub fn get(&self, tx: TxId) -> Option<Cow<'_, Transaction>> {
+        match self.transactions.get(&tx) {
+            Some(transaction) => Some(Cow::Borrowed(transaction)),
+            None => self.ended.get(&tx).map(|ended| Cow::Owned(ended.open(tx))),
+        }
     }
 
-    pub fn get_by_request(&self, request: &RequestId) -> Option<&Transaction> {
-        self.requests.get(request).and_then(|tx| self.transactions.get(tx))
+    pub fn get_by_request(&self, request: &RequestId) -> Option<Cow<'_, Transaction>> {
+        self.requests.get(request).and_then(|tx| self.get(*tx))
     }
 
     /// Transactions that match, newest first, older than `before`; and where to go on, if there may be more. A page can
@@ -248,7 +270,7 @@ impl Engine {
         before: Option<TxOrder>,
         limit: usize,
         matches: impl Fn(&Transaction) -> bool,
-    ) -> (Vec<&Transaction>, Option<TxOrder>) {
+    ) -> (Vec<Cow<'_, Transaction>>, Option<TxOrder>) {
         let end =
             before.map_or(self.known.len(), |before| self.known.partition_point(|id| id.order() < before));
         let mut page = Vec::new();
@@ -257,7 +279,7 @@ impl Engine {
                 let newer = self.known[end - looked_at];
                 return (page, Some(newer.order()));
             }
-            page.extend(self.transactions.get(id).filter(|tx| matches(tx)));
+            page.extend(self.get(*id).filter(|tx| matches(tx)));
         }
         (page, None)
     }
@@ -273,7 +295,8 @@ impl Engine {
     }
 
     pub fn counts(&self) -> Counts {
-        Counts { active: self.desk.active, retained: self.transactions.len() - self.desk.active }
+        let all = self.transactions.len() + self.ended.len();
+        Counts { active: self.desk.active, retained: all - self.desk.active }
     }
 
     pub fn set_admission(&mut self, admission: Admission) {
@@ -346,8 +369,8 @@ impl Engine {
         if let Some(request) = &spec.request
             && let Some(&tx) = self.requests.get(&request.id)
         {
-            let known = self.transactions[&tx].request.as_ref();
-            return if known == Some(request) {
+            let known = self.get(tx).and_then(|tx| tx.request.clone());
+            return if known.as_ref() == Some(request) {
                 Ok(Some(tx))
             } else {
                 Err(Rejection::RequestReused { id: request.id.to_string(), tx })
@@ -373,14 +396,16 @@ impl Engine {
         transaction.live.deadline = now.mono + spec.timeout;
         let BeginSpec { protocol, label, timeout, request } = spec;
         transaction.record(now.wall, What::Begun { protocol, label, timeout, request });
-        self.transactions.insert(id, transaction);
+        self.transactions.insert(id, Box::new(transaction));
         self.desk.active += 1;
-        for queue in [&mut self.known, &mut self.open] {
-            queue.push_back(id);
-            // Sweep when most of the queue is gone: each id is then looked at a bounded number of times.
-            if queue.len() > 2 * self.transactions.len() + 1024 {
-                queue.retain(|id| self.transactions.contains_key(id));
-            }
+        self.known.push_back(id);
+        self.open.push_back(id);
+        // Sweep when most of a queue is gone: each id is then looked at a bounded number of times.
+        if self.known.len() > 2 * (self.transactions.len() + self.ended.len()) + 1024 {
+            self.known.retain(|id| self.transactions.contains_key(id) || self.ended.contains_key(id));
+        }
+        if self.open.len() > 2 * self.transactions.len() + 1024 {
+            self.open.retain(|id| self.transactions.contains_key(id));
         }
         id
     }
@@ -402,7 +427,9 @@ impl Engine {
 
     /// Gives a transaction its turn; false if there is no such transaction.
     fn turn(&mut self, now: Now, tx: TxId, step: &mut Step, take: impl FnOnce(&mut Turn<'_>)) -> bool {
-        let Some(transaction) = self.transactions.get_mut(&tx) else { return false };
+        let Some(transaction) = self.transactions.get_mut(&tx) else {
+            return self.turn_of_ended(now, tx, step, take);
+        };
         step.subject = Some(tx);
         let before = transaction.outcome;
         let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
@@ -417,7 +444,7 @@ impl Engine {
             step.durability = step.durability.max(durability);
         }
         if self.desk.watched {
-            step.then.push(Action::Publish(Box::new(transaction.clone())));
+            step.then.push(Action::Publish(transaction.clone()));
         }
         let after = transaction.outcome;
         if before.is_none() && after.is_some() {
@@ -431,16 +458,34 @@ impl Engine {
         true
     }
 
+    /// It answers, and changes no more.
+    fn turn_of_ended(
+        &mut self,
+        now: Now,
+        tx: TxId,
+        step: &mut Step,
+        take: impl FnOnce(&mut Turn<'_>),
+    ) -> bool {
+        let Some(ended) = self.ended.get(&tx) else { return false };
+        step.subject = Some(tx);
+        let mut transaction = ended.open(tx);
+        take(&mut Turn { tx: &mut transaction, desk: &mut self.desk, now, step, persist: None });
+        debug_assert_eq!(transaction.history.len(), ended.history.len(), "{tx} has ended, and changed");
+        true
+    }
+
     fn retain(&mut self, now: Now, tx: TxId, step: &mut Step) {
         if self.desk.settings.retention.is_zero() {
-            self.drop_ended(tx, step);
-        } else {
-            self.retained.push_back((now.mono + self.desk.settings.retention, tx));
+            return self.drop_ended(tx, step);
+        }
+        self.retained.push_back((now.mono + self.desk.settings.retention, tx));
+        if let Some(transaction) = self.transactions.remove(&tx) {
+            self.ended.insert(tx, Ended::new(*transaction));
         }
     }
 
     fn forget(&mut self, waiter: Waiter, tx: TxId, step: &mut Step) {
-        let answer = match self.transactions.get(&tx).map(Transaction::state) {
+        let answer = match self.get(tx).map(|tx| tx.state()) {
             None => Answer::Rejected(Rejection::NotFound { tx }),
             Some(super::State::Ended(_)) => {
                 step.subject = Some(tx);
@@ -461,17 +506,43 @@ impl Engine {
     }
 
     fn drop_ended(&mut self, tx: TxId, step: &mut Step) {
-        if self.remove(tx).is_some_and(|transaction| transaction.live.stored) {
+        if self.remove(tx) {
             step.log.push(LogWrite::Remove { tx });
         }
     }
 
-    fn remove(&mut self, tx: TxId) -> Option<Transaction> {
-        let transaction = self.transactions.remove(&tx)?;
-        if let Some(request) = &transaction.request {
+    /// Whether the log has a value for it.
+    fn remove(&mut self, tx: TxId) -> bool {
+        let (request, stored) = if let Some(transaction) = self.transactions.remove(&tx) {
+            (transaction.request, transaction.live.stored)
+        } else if let Some(ended) = self.ended.remove(&tx) {
+            (ended.request(), ended.stored)
+        } else {
+            return false;
+        };
+        if let Some(request) = request {
             self.requests.remove(&request.id);
         }
-        Some(transaction)
+        stored
+    }
+}
+
+impl Ended {
+    fn new(transaction: Transaction) -> Ended {
+        Ended { stored: transaction.live.stored, history: transaction.history.into_boxed_slice() }
+    }
+
+    fn open(&self, id: TxId) -> Transaction {
+        let mut transaction = Transaction::replay(id, self.history.to_vec()).expect(DECODES);
+        transaction.live.stored = self.stored;
+        transaction
+    }
+
+    fn request(&self) -> Option<Request> {
+        match Record::decode_all(&self.history).next()?.expect(DECODES).what {
+            What::Begun { request, .. } => request,
+            _later => None,
+        }
     }
 }
 

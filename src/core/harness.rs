@@ -184,7 +184,7 @@ impl Harness {
     fn check_replay(&self, step: &Step) {
         let Some(live) = step.subject.and_then(|tx| self.engine.get(tx)) else { return };
         let replayed = Transaction::replay(live.id, live.history.clone()).expect("its records decode");
-        assert_eq!(lasting(&replayed), lasting(live), "a replay differs");
+        assert_eq!(lasting(&replayed), lasting(&live), "a replay differs");
         let put = step.log.iter().rev().find_map(|write| match write {
             LogWrite::Put { tx, value } if *tx == live.id => Some(value),
             LogWrite::Put { .. } | LogWrite::Remove { .. } => None,
@@ -206,8 +206,8 @@ fn lasting(tx: &Transaction) -> impl PartialEq + std::fmt::Debug + '_ {
             BranchState::Preparing => BranchState::Enlisted,
             other => other,
         };
-        let enlisted = (&branch.id, &branch.participant, &branch.endpoint, branch.protocol, branch.inquires);
-        (enlisted, state, branch.vote, &branch.reason, branch.reservation_ttl, branch.class)
+        let enlisted = (&branch.id, &branch.participant, branch.endpoint(), branch.protocol, branch.inquires);
+        (enlisted, state, branch.vote, branch.reason(), branch.reservation_ttl, branch.class)
     });
     (begun, times, state, tx.decision, tx.outcome, &tx.reason, branches.collect::<Vec<_>>())
 }

@@ -13,6 +13,9 @@ use super::words::{
     BranchState, Completion, Decision, Operation, Outcome, Protocol, ReservationClass, State, Vote, Wait,
 };
 
+/// Enough for the history of a transaction with two branches until it is decided, and of most until they have ended.
+const HISTORY_BYTES: usize = 256;
+
 /// One transaction.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -63,20 +66,15 @@ pub(super) struct Live {
 pub struct Branch {
     pub id: BranchId,
     pub participant: ParticipantName,
-    pub endpoint: Option<SmolStr>,
     pub protocol: Protocol,
     pub inquires: bool,
     pub state: BranchState,
     pub vote: Option<Vote>,
-    /// Why it refused, or what was said of its heuristic end.
-    pub reason: SmolStr,
     /// TCC: the time to live asked for, and once voted, the one granted. Zero: none.
     pub reservation_ttl: Duration,
     pub class: ReservationClass,
     /// Calls made in the phase it is in.
     pub attempts: u32,
-    /// Of the last failed call; empty after a success.
-    pub last_error: SmolStr,
     pub(super) call: CallState,
     /// Nothing of it can have come to its participant: not by an initiator, and not by a call of ours.
     pub(super) untouched: bool,
@@ -84,9 +82,24 @@ pub struct Branch {
     pub(super) expires: Option<Timestamp>,
     /// When phase one was first called.
     pub(super) first_called: Option<Timestamp>,
-    pub(super) payload: Bytes,
-    pub(super) reply: Bytes,
+    pub(super) content: Content,
     pub(super) replica: Option<Replica>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What it is sent, and once it has answered, what it said: there is never a use for both.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Payload(Bytes),
+    Reply(Bytes),
+}
+
+/// What most branches have none of. There can be millions of branches.
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    endpoint: Option<SmolStr>,
+    reason: SmolStr,
+    last_error: SmolStr,
 }
 
 /// Whether a branch is being called.
@@ -116,7 +129,7 @@ impl Transaction {
             outcome: None,
             reason: SmolStr::default(),
             branches: Vec::new(),
-            history: Vec::new(),
+            history: Vec::with_capacity(HISTORY_BYTES),
             live: Live::default(),
         }
     }
@@ -171,10 +184,17 @@ impl Transaction {
                 (self.protocol, self.label, self.timeout, self.request) = (protocol, label, timeout, request);
                 self.begun_at = at;
             }
-            What::Enlisted(enlisted) => self.branches.push(Branch::new(enlisted)),
+            What::Enlisted(enlisted) => {
+                if self.branches.len() == self.branches.capacity() {
+                    // Two, then half as many again: of its own it would begin with four, and most have two.
+                    self.branches.reserve_exact((self.branches.len() / 2).max(2));
+                }
+                self.branches.push(Branch::new(enlisted));
+            }
             What::Voted { branch, vote, reason, reservation_ttl, class } => {
                 let branch = self.branch_mut(branch);
-                (branch.vote, branch.reason, branch.class) = (Some(vote), reason, class);
+                (branch.vote, branch.class) = (Some(vote), class);
+                branch.set_reason(reason);
                 branch.reservation_ttl = reservation_ttl;
                 branch.state = match vote {
                     Vote::Prepared => BranchState::Prepared,
@@ -201,7 +221,7 @@ impl Transaction {
                     self.reason = detail.clone();
                 }
                 let branch = self.branch_mut(branch);
-                branch.reason = detail;
+                branch.set_reason(detail);
                 branch.state = match completion {
                     Completion::HeuristicCommit => BranchState::HeuristicCommit,
                     Completion::HeuristicRollback => BranchState::HeuristicRollback,
@@ -213,7 +233,7 @@ impl Transaction {
             What::Resolved { branch, committed, reason } => {
                 let decision = self.decision;
                 let branch = self.branch_mut(branch);
-                branch.reason = reason;
+                branch.set_reason(reason);
                 branch.state = match (decision, committed) {
                     (Some(Decision::Commit), true) => BranchState::Committed,
                     (Some(Decision::Commit), false) => BranchState::HeuristicRollback,
@@ -309,23 +329,63 @@ impl Branch {
         Branch {
             id: enlisted.id,
             participant: enlisted.participant,
-            endpoint: enlisted.endpoint,
             protocol: enlisted.protocol,
             inquires: enlisted.inquires,
             state: BranchState::Enlisted,
             vote: None,
-            reason: SmolStr::default(),
             reservation_ttl: enlisted.reservation_ttl,
             class: ReservationClass::default(),
             attempts: 0,
-            last_error: SmolStr::default(),
             call: CallState::Idle,
             untouched: false,
             expires: None,
             first_called: None,
-            payload: Bytes::new(),
-            reply: Bytes::new(),
+            content: Content::Reply(Bytes::new()),
             replica: None,
+            rare: enlisted
+                .endpoint
+                .map(|endpoint| Box::new(Rare { endpoint: Some(endpoint), ..Rare::default() })),
+        }
+    }
+
+    /// Where it is dialled, if its enlistment said so.
+    pub fn endpoint(&self) -> Option<&SmolStr> {
+        self.rare.as_ref()?.endpoint.as_ref()
+    }
+
+    /// Why it refused, or what was said of its heuristic end.
+    pub fn reason(&self) -> &str {
+        self.rare.as_ref().map_or("", |rare| &rare.reason)
+    }
+
+    /// Of the last failed call; empty after a success.
+    pub fn last_error(&self) -> &str {
+        self.rare.as_ref().map_or("", |rare| &rare.last_error)
+    }
+
+    fn set_reason(&mut self, reason: SmolStr) {
+        if reason != self.reason() {
+            self.rare.get_or_insert_default().reason = reason;
+        }
+    }
+
+    pub(super) fn set_last_error(&mut self, error: SmolStr) {
+        if error != self.last_error() {
+            self.rare.get_or_insert_default().last_error = error;
+        }
+    }
+
+    pub(super) fn payload(&self) -> Bytes {
+        match &self.content {
+            Content::Payload(payload) => payload.clone(),
+            Content::Reply(_) => Bytes::new(),
+        }
+    }
+
+    fn reply(&self) -> Bytes {
+        match &self.content {
+            Content::Payload(_) => Bytes::new(),
+            Content::Reply(reply) => reply.clone(),
         }
     }
 
@@ -368,8 +428,8 @@ impl Branch {
             id: self.id.clone(),
             participant: self.participant.clone(),
             state: self.state,
-            reply: self.reply.clone(),
-            reason: if self.reason.is_empty() { self.last_error.clone() } else { self.reason.clone() },
+            reply: self.reply(),
+            reason: if self.reason().is_empty() { self.last_error() } else { self.reason() }.into(),
         }
     }
 }

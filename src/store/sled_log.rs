@@ -118,7 +118,8 @@ impl SledLog {
             without_panic(|| check(&db, &witness)).map_err(|why| refused(&dir, why))?;
 
         let mut lives = scan.lives;
-        let epoch = lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: dir.path().to_owned() })?;
+        let epoch =
+            lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: dir.path().to_owned() })?;
         let file =
             File::open(dir.sled_db()).map_err(|source| io_error(&dir, "open", &dir.sled_db(), source))?;
         let life_tag = draw_life_tag();

@@ -1,21 +1,21 @@
 //! One participant's sessions: which replica gets a call, and how many are out at a time.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use tokio::sync::mpsc;
 
 use super::session::Outgoing;
-use crate::core::{BranchId, Call, Operation, Replica, TxId, WallTime};
+use crate::core::{BranchId, Call, Map, Operation, Replica, TxId, WallTime};
 
 /// The calls to one participant that keeps sessions.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     sessions: Vec<OpenSession>,
     /// Branches with a call out, and the replica that has it.
-    in_flight: HashMap<BranchKey, InFlight>,
+    in_flight: Map<BranchKey, InFlight>,
     /// Branches whose call waits for room; the latest call of each, in order of the first.
     queue: VecDeque<BranchKey>,
-    queued: HashMap<BranchKey, Call>,
+    queued: Map<BranchKey, Call>,
     turn: usize,
     pub paused: bool,
 }

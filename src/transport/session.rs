@@ -1,6 +1,5 @@
 //! Participants that dial the coordinator and keep one stream open.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +20,8 @@ use super::not_sent;
 use crate::api::status;
 use crate::coordinator::{Coordinator, Phase, ReplyTo, Stopped};
 use crate::core::{
-    Answer, BranchId, Call, Event, FailureKind, InquiryAnswer, Operation, ParticipantName, Replica, Report,
-    TxId,
+    Answer, BranchId, Call, Event, FailureKind, InquiryAnswer, Map, Operation, ParticipantName, Replica,
+    Report, TxId,
 };
 use crate::wire::{self, Invalid, Limits};
 
@@ -42,7 +41,7 @@ const UNSENT_MAX: usize = 4_096;
 /// All sessions that are open.
 #[derive(Clone, Debug)]
 pub struct Sessions {
-    lanes: Arc<Mutex<HashMap<ParticipantName, Lane>>>,
+    lanes: Arc<Mutex<Map<ParticipantName, Lane>>>,
     replicas: Arc<AtomicU64>,
     max_in_flight: usize,
 }
@@ -119,7 +118,7 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ParticipantName, Lane>> {
+    fn lock(&self) -> MutexGuard<'_, Map<ParticipantName, Lane>> {
         // Nothing under this lock panics half-way through a change.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -445,7 +444,7 @@ impl Session {
 #[derive(Debug, Default)]
 struct Asked {
     next: u64,
-    questions: HashMap<u64, Question>,
+    questions: Map<u64, Question>,
 }
 
 #[derive(Debug)]

@@ -91,13 +91,13 @@ fn branch_to_pb(branch: &Branch, now: Now) -> pb::Branch {
     pb::Branch {
         branch_id: branch.id.to_string(),
         participant: branch.participant.to_string(),
-        endpoint: branch.endpoint.as_ref().map(ToString::to_string).unwrap_or_default(),
+        endpoint: branch.endpoint().map(ToString::to_string).unwrap_or_default(),
         protocol: protocol_to_pb(branch.protocol).into(),
         state: branch_state_to_pb(branch.state).into(),
         vote: vote_to_pb(branch.vote).into(),
-        reason: branch.reason.to_string(),
+        reason: branch.reason().to_owned(),
         attempts: branch.attempts,
-        last_error: branch.last_error.to_string(),
+        last_error: branch.last_error().to_owned(),
         next_attempt_time: next_attempt.map(|at| timestamp(WallTime(at))),
         // Until it has voted, what is there is the one that was asked for.
         reservation_ttl_ms: if branch.vote.is_some() { millis(branch.reservation_ttl) } else { 0 },

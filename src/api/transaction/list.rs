@@ -1,5 +1,6 @@
 //! Transactions by the page.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ pub(super) async fn newest(
         let (filter, room, now) = (filter.clone(), limit - found.len(), coordinator.now().wall);
         let look = coordinator.read(None, move |engine| {
             let (some, next) = engine.list(before, room, |transaction| filter.matches(transaction, now));
-            (some.into_iter().cloned().collect::<Vec<_>>(), next)
+            (some.into_iter().map(Cow::into_owned).collect::<Vec<_>>(), next)
         });
         let (some, next) = look.await.map_err(|Stopped| status::stopped())?;
         found.extend(some);

@@ -1,6 +1,6 @@
 //! Many calls over one stream.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use assent_proto::v1 as pb;
@@ -15,7 +15,7 @@ use tonic::Status;
 use super::ask::Ask;
 use crate::api::status;
 use crate::coordinator::{Coordinator, Phase, ReplyTo, Stopped};
-use crate::core::Answer;
+use crate::core::{Answer, Map};
 use crate::wire::{Invalid, Limits};
 
 /// How many calls of one stream are under way at most; more of them are not read until some are answered.
@@ -35,7 +35,7 @@ pub(super) struct Pipeline<S> {
     /// Read, and not asked.
     unasked: std::vec::IntoIter<pb::PipelineCall>,
     /// Asked, and not answered: how to tell the answer, by the client's id of the call.
-    in_flight: HashMap<u64, Tell>,
+    in_flight: Map<u64, Tell>,
     /// Unbounded, and short: one answer for each call in flight.
     reply: mpsc::UnboundedSender<(u64, Answer)>,
     answered: mpsc::UnboundedReceiver<(u64, Answer)>,
@@ -58,7 +58,7 @@ where
             inbound,
             closed: false,
             unasked: Vec::new().into_iter(),
-            in_flight: HashMap::new(),
+            in_flight: Map::default(),
             reply,
             answered,
             unsent: VecDeque::new(),

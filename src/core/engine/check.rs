@@ -1,8 +1,9 @@
 //! What must hold between any two events, for tests.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
-use super::Engine;
+use super::{Engine, is_clean};
+use crate::core::Map;
 use crate::core::id::{ParticipantName, TxId};
 use crate::core::time::Timestamp;
 use crate::core::transaction::{CallState, Transaction};
@@ -12,7 +13,7 @@ impl Engine {
     /// Panics if what the engine keeps beside the transactions contradicts them, or if an open transaction waits for
     /// something without a timer, and so could wait for ever. Not between [`Engine::replay`] and resumption.
     pub(in crate::core) fn check(&self) {
-        let mut waiting: HashMap<ParticipantName, BTreeSet<TxId>> = HashMap::new();
+        let mut waiting: Map<ParticipantName, BTreeSet<TxId>> = Map::default();
         for tx in self.transactions.values() {
             check_timer(tx);
             let at = tx.live.timer.map(|at| (at, tx.id));
@@ -29,7 +30,13 @@ impl Engine {
         assert_eq!(waiting, self.desk.waiting, "who waits for whom");
         let armed = self.transactions.values().filter(|tx| tx.live.timer.is_some()).count();
         assert_eq!(armed, self.desk.timers.len(), "timers of transactions that have none");
-        let requests = self.transactions.values().filter(|tx| tx.request.is_some()).count();
+        let ended = self.ended.iter().map(|(id, ended)| ended.open(*id));
+        for tx in ended.clone() {
+            assert!(tx.outcome.is_some_and(is_clean), "{}: only what ended well is put away", tx.id);
+            check_timer(&tx);
+        }
+        let of_ended = ended.filter(|tx| tx.request.is_some()).count();
+        let requests = self.transactions.values().filter(|tx| tx.request.is_some()).count() + of_ended;
         assert_eq!(requests, self.requests.len(), "requests of transactions that are gone");
         self.check_queues();
     }
@@ -47,16 +54,13 @@ impl Engine {
         assert_eq!(open.clone().count(), self.desk.active, "active transactions");
         let [queued, known] = [&self.open, &self.known].map(|queue| queue.iter().collect::<HashSet<_>>());
         assert!(open.clone().all(|tx| queued.contains(&tx.id)), "an open transaction is not in the queue");
-        assert!(self.transactions.keys().all(|tx| known.contains(tx)));
+        assert!(self.transactions.keys().chain(self.ended.keys()).all(|tx| known.contains(tx)));
         for queue in [&self.open, &self.known] {
             assert!(queue.iter().map(|tx| tx.order()).is_sorted());
         }
-        let kept: BTreeSet<_> = self
-            .transactions
-            .values()
-            .filter(|tx| tx.outcome.is_some_and(|outcome| !outcome.is_heuristic()))
-            .map(|tx| tx.id)
-            .collect();
+        let unkept = self.transactions.values().find(|tx| tx.outcome.is_some_and(is_clean));
+        assert!(unkept.is_none(), "ended, and not put away: {unkept:?}");
+        let kept: BTreeSet<_> = self.ended.keys().copied().collect();
         assert_eq!(self.retained.len(), kept.len(), "what is retained");
         assert_eq!(self.retained.iter().map(|(_, tx)| *tx).collect::<BTreeSet<_>>(), kept);
         assert!(self.retained.iter().map(|(at, _)| at).is_sorted());

@@ -13,7 +13,7 @@ use super::{Desk, expired_reason};
 use crate::core::event::{Action, Answer, Call, Durability, Step, Waiter};
 use crate::core::record::{BranchIndex, What};
 use crate::core::time::{Now, Timestamp};
-use crate::core::transaction::{Branch, CallState, Transaction};
+use crate::core::transaction::{Branch, CallState, Content, Transaction};
 use crate::core::words::{BranchState, Decision, Operation, State, Wait};
 use crate::core::{tcc, two_phase};
 
@@ -148,7 +148,7 @@ impl Turn<'_> {
         let (payload, reservation_ttl) = match operation {
             Operation::PhaseOne | Operation::CommitOnePhase => {
                 branch.first_called.get_or_insert(now);
-                (branch.payload.clone(), branch.reservation_ttl)
+                (branch.payload(), branch.reservation_ttl)
             }
             Operation::Commit | Operation::Rollback => (Bytes::new(), Duration::ZERO),
         };
@@ -156,7 +156,7 @@ impl Turn<'_> {
             tx,
             branch: branch.id.clone(),
             participant: branch.participant.clone(),
-            endpoint: branch.endpoint.clone(),
+            endpoint: branch.endpoint().cloned(),
             protocol: branch.protocol,
             operation,
             payload,
@@ -173,7 +173,7 @@ impl Turn<'_> {
         let branch = self.tx.branch_mut(index);
         let waited = matches!(branch.call, CallState::Waiting { .. });
         branch.call = CallState::Idle;
-        branch.last_error = SmolStr::default();
+        branch.set_last_error(SmolStr::default());
         if waited {
             let participant = branch.participant.clone();
             let another = |other: &Branch| {
@@ -197,7 +197,7 @@ impl Turn<'_> {
         self.answer_waiters(|_any| true);
         self.desk.disarm(self.tx);
         for branch in &mut self.tx.branches {
-            (branch.payload, branch.reply) = (Bytes::new(), Bytes::new());
+            branch.content = Content::Reply(Bytes::new());
         }
         let changed_something = self.tx.live.stored
             || self.tx.delegated
@@ -226,8 +226,13 @@ impl Turn<'_> {
 
     fn refusal(&self) -> Option<SmolStr> {
         let branch = self.tx.branches.iter().find(|branch| branch.state == BranchState::Refused)?;
-        let colon = if branch.reason.is_empty() { "" } else { ": " };
-        Some(format_smolstr!("{} (branch {}) refused{colon}{}", branch.participant, branch.id, branch.reason))
+        let colon = if branch.reason().is_empty() { "" } else { ": " };
+        Some(format_smolstr!(
+            "{} (branch {}) refused{colon}{}",
+            branch.participant,
+            branch.id,
+            branch.reason()
+        ))
     }
 
     fn overdue(&self) -> bool {

@@ -240,7 +240,7 @@ impl Stage {
                 Some(tx) if verb == "history" => {
                     tx.records().map(|record| format!("  {}", print::what(&record.what))).collect()
                 }
-                Some(tx) => print::transaction(tx, now),
+                Some(tx) => print::transaction(&tx, now),
             },
         }
     }

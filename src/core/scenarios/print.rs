@@ -125,14 +125,14 @@ fn branch(branch: &Branch, now: Timestamp) -> String {
             format!(", {} attempts, next in {:?}", branch.attempts, millis(next))
         }
     };
-    let error = if branch.last_error.is_empty() { "" } else { ", last error" };
+    let error = if branch.last_error().is_empty() { "" } else { ", last error" };
     format!(
         "  {} {}: {}{}{call}{error}{}",
         branch.id,
         branch.participant,
         spaced(branch.state),
-        parenthesis(&branch.reason),
-        colon(&branch.last_error)
+        parenthesis(branch.reason()),
+        colon(branch.last_error())
     )
 }
 

@@ -1,10 +1,8 @@
 //! Where in the log the value in force of each transaction is, and how much of each group is still in force.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use foldhash::fast::RandomState;
-
-use crate::core::TxId;
+use crate::core::{Map, TxId};
 
 /// What the log may waste, besides as much as is in force: 8 MiB.
 const WASTE_BYTES_MAX: u64 = 8 << 20;
@@ -12,7 +10,7 @@ const WASTE_BYTES_MAX: u64 = 8 << 20;
 /// What lies in the log, from the oldest group on.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    places: HashMap<TxId, Place, RandomState>,
+    places: Map<TxId, Place>,
     groups: VecDeque<Group>,
     /// The number of the first of them.
     oldest: u64,

@@ -1,21 +1,19 @@
 //! Reading all of the database, and believing none of it unchecked.
 
-use std::collections::HashMap;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use foldhash::fast::RandomState;
 use sled::Tree;
 use uuid::Uuid;
 
 use super::group::{self, Entry, FRAME_HEADER_BYTES, Frame, Key};
 use super::ledger::Ledger;
-use crate::core::TxId;
+use crate::core::{Map, TxId};
 use crate::store::writer::panic_text;
 use crate::store::{Damage, Lives};
 
 /// The values of a log.
-pub type Values = HashMap<TxId, Vec<u8>, RandomState>;
+pub type Values = Map<TxId, Vec<u8>>;
 
 /// What a full reading found.
 #[derive(Debug)]

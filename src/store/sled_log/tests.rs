@@ -40,7 +40,10 @@ fn group_of_another_format_is_refused_with_both_versions() {
         });
         let error = open(&dir).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(&format!("format version {version}, and this assent reads version 2")), "{text}");
+        assert!(
+            text.contains(&format!("format version {version}, and this assent reads version 2")),
+            "{text}"
+        );
         assert_eq!(text.contains("or a newer one"), or_newer, "{text}");
     }
 }
@@ -56,7 +59,10 @@ fn lost_frame_is_refused() {
     let dir = filled();
     tamper(&dir, |log| assert!(log.db.remove(Key { group: 3, chunk: 0 }.encode()).unwrap().is_some()));
     let error = open(&dir).unwrap_err();
-    assert!(matches!(error, OpenError::Refused { why: Refusal::TailLost { durable: 3, found: 2 }, .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Refused { why: Refusal::TailLost { durable: 3, found: 2 }, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -125,7 +131,10 @@ fn cut_off_everywhere(batch: &[LogWrite]) {
         // Its number was taken again, by the group that began this life.
         assert_eq!(log.newest, if cut == end { 5 } else { 4 }, "cut at {cut}");
         let second = Key { group: 4, chunk: 1 }.encode();
-        assert!(cut == end || !log.db.contains_key(second).unwrap(), "cut at {cut}: a part of the group is left");
+        assert!(
+            cut == end || !log.db.contains_key(second).unwrap(),
+            "cut at {cut}: a part of the group is left"
+        );
         log.append(&[put(5, 50)], Durability::Forced).unwrap();
         drop(log);
         let (mut log, _) = open(&torn).unwrap();

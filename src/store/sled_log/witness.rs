@@ -70,7 +70,11 @@ impl Witness {
         for slot in slots {
             match slot {
                 Slot::OtherVersion { found } => {
-                    return Err(OpenError::OtherVersion { path: path.to_owned(), found, supported: FORMAT_VERSION });
+                    return Err(OpenError::OtherVersion {
+                        path: path.to_owned(),
+                        found,
+                        supported: FORMAT_VERSION,
+                    });
                 }
                 Slot::Broken => tracing::warn!(
                     path = %path.display(),
@@ -90,13 +94,7 @@ impl Witness {
 
     /// Makes the file for a log that is still to be made. It appears whole or not at all.
     pub fn create(path: &Path) -> Result<Witness, OpenError> {
-        let claim = Claim {
-            cluster: Uuid::new_v4(),
-            life: (Epoch(0), 0),
-            begun: 0,
-            durable: 0,
-            sum: 0,
-        };
+        let claim = Claim { cluster: Uuid::new_v4(), life: (Epoch(0), 0), begun: 0, durable: 0, sum: 0 };
         let new = path.with_extension("new");
         let make = || {
             let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;

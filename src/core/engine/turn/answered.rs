@@ -8,7 +8,7 @@ use crate::core::event::{Answer, Durability, FailureKind, PhaseOne, Report, Wait
 use crate::core::id::BranchId;
 use crate::core::record::{BranchIndex, What};
 use crate::core::tcc::Granted;
-use crate::core::transaction::CallState;
+use crate::core::transaction::{CallState, Content};
 use crate::core::words::{BranchState, Completion, Decision, InquiryAnswer, Operation, State, Vote};
 use crate::core::{tcc, two_phase};
 
@@ -83,8 +83,7 @@ impl Turn<'_> {
         let branch = self.tx.branch_mut(index);
         branch.expires = tcc::expiry(ttl, class, granted);
         branch.untouched = false;
-        branch.reply = reply;
-        branch.payload = Bytes::new();
+        branch.content = Content::Reply(reply);
         self.settle(index);
         if let Some((deadline, _)) = tcc::earliest_deadline(self.tx, self.desk.settings.reservation_margin) {
             self.desk.arm(self.tx, deadline);
@@ -109,7 +108,7 @@ impl Turn<'_> {
         if !matches!(branch.call, CallState::InFlight { .. }) {
             return;
         }
-        branch.last_error = error;
+        branch.set_last_error(error);
         branch.untouched &= kind == FailureKind::NotSent;
         let until = self.now.mono + self.desk.settings.backoff.delay(tx, branch.attempts);
         branch.call = CallState::Waiting { until };
@@ -204,7 +203,7 @@ impl Turn<'_> {
             return self.failed(index, operation, error, FailureKind::Unknown);
         };
         self.settle(index);
-        self.tx.branch_mut(index).reply = reply;
+        self.tx.branch_mut(index).content = Content::Reply(reply);
         match decided {
             Ok(Decision::Commit) => {
                 self.record(What::Decided { decision: Decision::Commit, reason: SmolStr::default() });

@@ -9,6 +9,7 @@ use crate::core::event::{Action, Answer, BranchSpec, Durability, Enlistment, Pha
 use crate::core::id::BranchId;
 use crate::core::record::{BranchIndex, Enlisted, What};
 use crate::core::tcc::Granted;
+use crate::core::transaction::Content;
 use crate::core::words::{Decision, Protocol, State, Wait};
 
 impl Turn<'_> {
@@ -169,7 +170,7 @@ impl Turn<'_> {
         let enlisted = Enlisted { id, participant, endpoint, protocol, inquires, reservation_ttl };
         self.record(What::Enlisted(enlisted));
         let index = BranchIndex(u16::try_from(self.tx.branches.len() - 1).expect("max_branches fits"));
-        self.tx.branch_mut(index).payload = payload;
+        self.tx.branch_mut(index).content = Content::Payload(payload);
         Ok(index)
     }
 
@@ -181,7 +182,7 @@ impl Turn<'_> {
     ) -> Result<(), Rejection> {
         let known = self.tx.branch(index);
         let same = known.participant == spec.participant
-            && known.endpoint == spec.endpoint
+            && known.endpoint() == spec.endpoint.as_ref()
             && known.protocol == spec.protocol.unwrap_or(self.tx.protocol)
             && vote.is_none_or(|vote| known.vote.is_none_or(|known| known == vote.vote));
         if same { Ok(()) } else { Err(Rejection::BranchReused { tx: self.tx.id, branch: known.id.clone() }) }
