@@ -9,8 +9,11 @@ use assent_proto::{TxId, TxOrder, v1 as pb};
 use crate::error::Error;
 
 /// One participant's part of one transaction: what every handler is told it works for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Branch {
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Branch(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
     xid: TxId,
     id: BranchId,
     participant: ParticipantName,
@@ -54,34 +57,40 @@ const PARTICIPANT_BYTES_MAX: usize = 128;
 impl Branch {
     /// Puts a branch together.
     pub fn new(xid: TxId, id: BranchId, participant: ParticipantName) -> Branch {
-        Branch { xid, id, participant }
+        Branch(Arc::new(Parts { xid, id, participant }))
     }
 
     /// The transaction.
     pub fn xid(&self) -> TxId {
-        self.xid
+        self.0.xid
     }
 
     /// The branch within it.
     pub fn id(&self) -> &BranchId {
-        &self.id
+        &self.0.id
     }
 
     /// Whose branch it is.
     pub fn participant(&self) -> &ParticipantName {
-        &self.participant
+        &self.0.participant
     }
 
     /// One text for transaction and branch, the same at every repetition: a key for the author's own rows, or the
     /// idempotency key for a partner. At most 101 bytes.
     pub fn key(&self) -> String {
-        format!("{}/{}", self.xid, self.id)
+        self.to_string()
+    }
+}
+
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
 impl fmt::Display for Branch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.xid, self.id)
+        write!(f, "{}/{}", self.xid(), self.id())
     }
 }
 

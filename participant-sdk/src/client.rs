@@ -57,7 +57,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use self::pipeline::{Answered, Pipeline, Trouble};
+use self::pipeline::{Pipeline, Trouble};
 use self::result::conclude;
 pub use self::result::{Completed, CompletedBranch};
 pub use self::transaction::Transaction;
@@ -255,7 +255,7 @@ impl<'a> NewTransaction<'a> {
             request_id: self.request_id.clone(),
         });
         let xid = match self.client.pipeline.call(call, deadline).await {
-            Ok(Answered { answer: Answer::Begin(begun), .. }) => begun.xid.parse().map_err(malformed)?,
+            Ok(Answer::Begin(begun)) => begun.xid.parse().map_err(malformed)?,
             Ok(answered) => return Err(mismatched(&answered)),
             // A transaction that was begun all the same is nobody's, and aborts at its timeout.
             Err(trouble) => return Err(nothing_done(trouble)),
@@ -317,7 +317,7 @@ impl OneCall<'_> {
             wait: wait.to_pb().into(),
         });
         match client.pipeline.call(call, later(Instant::now(), timeout.saturating_add(GRACE))).await {
-            Ok(Answered { answer: Answer::Run(done), .. }) => conclude(done.result, None, &request_id),
+            Ok(Answer::Run(done)) => conclude(done.result, None, &request_id),
             Ok(_) | Err(Trouble::Lost) => Err(Error::Unknown { xid: None, request_id }),
             Err(Trouble::Error { error, sent_before }) if may_be_done(&error, sent_before) => {
                 Err(Error::Unknown { xid: None, request_id })
@@ -424,8 +424,8 @@ fn malformed(error: impl fmt::Display) -> Error {
     Error::Unavailable(format!("the coordinator's answer cannot be read: {error}"))
 }
 
-fn mismatched(answered: &Answered) -> Error {
-    malformed(format_args!("it belongs to another call: {:?}", std::mem::discriminant(&answered.answer)))
+fn mismatched(answer: &Answer) -> Error {
+    malformed(format_args!("it belongs to another call: {:?}", std::mem::discriminant(answer)))
 }
 
 fn millis(time: Duration) -> u64 {

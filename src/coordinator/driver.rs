@@ -11,8 +11,8 @@ use tracing::{debug, error, info, warn};
 use super::gate::Gate;
 use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
 use crate::core::{
-    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Outcome, Step, Timestamp,
-    TxId, TxOrder, Waiter,
+    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Now, Outcome, Step,
+    Timestamp, TxId, TxOrder, Waiter,
 };
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
@@ -46,6 +46,8 @@ pub struct Driver {
     /// Reports of calls that could not be sent.
     unsent: Vec<Event>,
     draining: bool,
+    /// When the batch at hand was taken up.
+    now: Now,
 }
 
 /// What a driver is made of.
@@ -101,6 +103,7 @@ impl Driver {
             quiet: None,
             unsent: Vec::new(),
             draining: false,
+            now: Now::default(),
         }
     }
 
@@ -119,6 +122,7 @@ impl Driver {
     fn resume(&mut self) {
         let open = self.engine.resumable();
         let retained = self.engine.counts().retained;
+        self.now = self.coordinator.now();
         info!(open = open.len(), retained, "recovered the log");
         for tx in open {
             self.step(Event::Resume { tx });
@@ -143,6 +147,8 @@ impl Driver {
                 () = sleep_until(&self.coordinator, due), if due.is_some() => {}
                 () = until(self.quiet), if self.quiet.is_some() => {}
             }
+            // One reading for all: two clocks for each event are dearer than some of what is done with them.
+            self.now = self.coordinator.now();
             self.engine.set_watched(self.coordinator.shared.changes.receiver_count() > 0);
             self.handle_due();
             for input in batch.drain(..) {
@@ -213,7 +219,7 @@ impl Driver {
     }
 
     fn handle_due(&mut self) {
-        let now = self.coordinator.now();
+        let now = self.now;
         while let Some(tx) = self.engine.pop_due(now.mono) {
             self.step(Event::Due { tx });
         }
@@ -222,8 +228,7 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
-        let Step { subject, log, durability, then, ended } =
-            self.engine.handle(self.coordinator.now(), event);
+        let Step { subject, log, durability, then, ended } = self.engine.handle(self.now, event);
         // Told here and not with the answer: most who asked have their answer before a branch is heuristic.
         if let (Some(tx), Some(outcome @ (Outcome::Mixed | Outcome::Hazard))) = (subject, ended) {
             let reason = self.engine.get(tx).map(|tx| tx.reason.clone()).unwrap_or_default();

@@ -1,7 +1,5 @@
 //! What initiators ask for: whole requests.
 
-use std::collections::HashMap;
-
 use assent_proto::v1 as pb;
 use prost::Message;
 use smol_str::SmolStr;
@@ -11,7 +9,7 @@ use super::{
     Invalid, Limits, REASON_MAX, branch_spec, enlistment, label, protocol, reason, request_id, timeout,
     tx_id, wait,
 };
-use crate::core::{BeginSpec, BranchId, BranchSpec, Enlistment, Request, TxId, Wait};
+use crate::core::{BeginSpec, BranchId, BranchSpec, Enlistment, Map, Request, TxId, Wait};
 
 /// The name space of fingerprints. They are kept in the log, so it never changes.
 const FINGERPRINTS: Uuid = Uuid::from_u128(0x6f1c_7b1e_52d4_4a0b_9c55_0e6a_91d3_7c28);
@@ -115,8 +113,8 @@ fn check_count(field: &str, count: usize, limits: &Limits) -> Result<(), Invalid
 fn distinct<'a>(
     branches: impl IntoIterator<Item = &'a BranchSpec>,
     field: impl Fn(usize) -> String,
-) -> Result<HashMap<BranchId, usize>, Invalid> {
-    let mut taken = HashMap::new();
+) -> Result<Map<BranchId, usize>, Invalid> {
+    let mut taken = Map::default();
     for (at, branch) in branches.into_iter().enumerate() {
         if let Some(id) = &branch.id
             && let Some(first) = taken.insert(id.clone(), at)

@@ -42,13 +42,6 @@ pub(super) struct Pipeline {
     room: Arc<Semaphore>,
 }
 
-/// An answer. Where the call had to be sent more than once, it may be an answer about what an earlier sending did.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) answer: Answer,
-    pub(super) sent_before: bool,
-}
-
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -69,17 +62,16 @@ impl Pipeline {
     }
 
     /// Makes a call, again and again until it is answered or the deadline passes.
-    pub(super) async fn call(&self, call: Call, deadline: Instant) -> Result<Answered, Trouble> {
+    pub(super) async fn call(&self, call: Call, deadline: Instant) -> Result<Answer, Trouble> {
         let mut attempt = 0;
         let mut sent_before = false;
+        let mut call = Box::new(call);
         loop {
-            match self.call_once(call.clone(), deadline).await {
-                Ok(answered) => {
-                    let sent_before = sent_before || answered.sent_before;
-                    return Ok(Answered { sent_before, ..answered });
-                }
+            match self.call_once(call, deadline).await {
                 Err(Trouble::Unsent) if sent_before => return Err(Trouble::Lost),
-                Err(Trouble::Error { error, sent_before: again }) => {
+                Err(trouble) => return Err(trouble),
+                Ok(Returned { answer: Answer::Error(error), call: mine, sent_before: again }) => {
+                    call = mine;
                     sent_before |= again;
                     let wait = AGAIN.delay(attempt).max(Duration::from_millis(error.retry_delay_ms));
                     let next = later(Instant::now(), wait);
@@ -91,12 +83,13 @@ impl Pipeline {
                     attempt += 1;
                     sleep_until(next).await;
                 }
-                Err(trouble @ (Trouble::Lost | Trouble::Unsent)) => return Err(trouble),
+                Ok(Returned { answer, .. }) => return Ok(answer),
             }
         }
     }
 
-    async fn call_once(&self, call: Call, deadline: Instant) -> Result<Answered, Trouble> {
+    /// An error, too, is an answer.
+    async fn call_once(&self, call: Box<Call>, deadline: Instant) -> Result<Returned, Trouble> {
         let Ok(room) = timeout_at(deadline, Arc::clone(&self.room).acquire_owned()).await else {
             return Err(Trouble::Unsent);
         };
@@ -109,16 +102,17 @@ impl Pipeline {
             return Err(Trouble::Unsent);
         }
         match timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => {
-                let sent_before = fate.sendings() > 1;
-                match answer {
-                    Answer::Error(error) => Err(Trouble::Error { error, sent_before }),
-                    answer => Ok(Answered { answer, sent_before }),
-                }
-            }
+            Ok(Ok((answer, call))) => Ok(Returned { answer, call, sent_before: fate.sendings() > 1 }),
             Ok(Err(_)) | Err(_) => Err(fate.abandon()),
         }
     }
+}
+
+/// An answer, and the call back.
+struct Returned {
+    answer: Answer,
+    call: Box<Call>,
+    sent_before: bool,
 }
 
 /// How often a call was sent, or that nobody waits for it any more: one number, so that of "the caller gives up" and "it
@@ -149,9 +143,9 @@ impl Fate {
 
 #[derive(Debug)]
 struct Job {
-    call: Call,
+    call: Box<Call>,
     fate: Arc<Fate>,
-    caller: oneshot::Sender<Answer>,
+    caller: oneshot::Sender<(Answer, Box<Call>)>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -244,7 +238,7 @@ impl Carrier {
             })
         };
         // A caller that gave up has drawn its conclusion.
-        let _ = job.caller.send(answer.answer.unwrap_or_else(unknown));
+        let _ = job.caller.send((answer.answer.unwrap_or_else(unknown), job.call));
     }
 
     /// The next message, as full as may be.
@@ -255,7 +249,7 @@ impl Carrier {
             if job.caller.is_closed() || !job.fate.send() {
                 continue;
             }
-            let call = pb::PipelineCall { call_id: self.next_call, call: Some(job.call.clone()) };
+            let call = pb::PipelineCall { call_id: self.next_call, call: Some(Call::clone(&job.call)) };
             bytes += call.encoded_len();
             calls.push(call);
             self.waiting.insert(self.next_call, job);

@@ -12,7 +12,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::pipeline::{Answered, Pipeline, Trouble};
+use super::pipeline::{Pipeline, Trouble};
 use super::result::{Completed, conclude};
 use super::{NewBranch, Wait, may_be_done, mismatched, nothing_done};
 use crate::error::{Error, Failure, Result};
@@ -71,7 +71,7 @@ impl Transaction {
         let enlistment = pb::Enlistment { branch: Some(branch.into_spec()?), vote: None };
         let request = pb::EnlistRequest { xid: self.xid.to_string(), enlistment: Some(enlistment) };
         match self.pipeline.call(Call::Enlist(request), self.deadline).await {
-            Ok(Answered { answer: Answer::Enlist(enlisted), .. }) => Ok(enlisted.branch_id),
+            Ok(Answer::Enlist(enlisted)) => Ok(enlisted.branch_id),
             Ok(answered) => Err(mismatched(&answered)),
             Err(trouble) => Err(nothing_done(trouble)),
         }
@@ -106,9 +106,7 @@ impl Transaction {
         self.ended = true;
         let (xid, request_id) = (self.xid, std::mem::take(&mut self.request_id));
         match answered {
-            Ok(Answered { answer: Answer::Commit(done), .. }) => {
-                conclude(done.result, Some(xid), &request_id)
-            }
+            Ok(Answer::Commit(done)) => conclude(done.result, Some(xid), &request_id),
             Ok(_) | Err(Trouble::Lost) => Err(Error::Unknown { xid: Some(xid), request_id }),
             Err(Trouble::Unsent) => {
                 let reason = "the coordinator could not be reached to commit it".into();
@@ -157,7 +155,7 @@ impl Transaction {
         self.ended = true;
         let call = abort_call(self.xid, reason, self.wait);
         let answered = self.pipeline.call(call, Instant::now() + ABORT_TIMEOUT).await;
-        if let Ok(Answered { answer: Answer::Abort(done), .. }) = answered {
+        if let Ok(Answer::Abort(done)) = answered {
             return conclude(done.result, Some(self.xid), &self.request_id).err();
         }
         tracing::debug!(xid = %self.xid, "the abort was not answered; the timeout will do it");

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use crate::backoff::{Backoff, later};
@@ -25,7 +26,7 @@ pub(crate) enum Due {
 
 #[derive(Debug)]
 pub(crate) struct Doubts {
-    entries: HashMap<Branch, Entry>,
+    entries: HashMap<Branch, Entry, RandomState>,
     queue: BTreeSet<(Instant, Branch)>,
     /// How long a branch stays prepared before it is asked about unprompted.
     patience: Duration,
@@ -43,7 +44,7 @@ struct Entry {
 
 impl Doubts {
     pub(crate) fn new(patience: Duration, backoff: Backoff) -> Doubts {
-        Doubts { entries: HashMap::new(), queue: BTreeSet::new(), patience, backoff }
+        Doubts { entries: HashMap::default(), queue: BTreeSet::new(), patience, backoff }
     }
 
     /// Takes up a branch that is prepared now. A reservation's whole time counts from now: after a restart it is not

@@ -1,13 +1,15 @@
 //! Carries out calls on the resource, whichever way they came: one at a time for each branch, and no more at once than
 //! the participant takes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use foldhash::fast::RandomState;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::doubts::{Doubts, Due};
@@ -374,50 +376,61 @@ impl Drop for Ending {
     }
 }
 
-/// One lock for each branch that has a call in flight, so that a slow branch holds up no other.
+type Table = HashMap<Branch, VecDeque<oneshot::Sender<Turn>>, RandomState>;
+
+/// One turn at a time for each branch, so that a slow branch holds up no other.
 #[derive(Default)]
 struct Locks {
-    held: Mutex<HashMap<Branch, Arc<tokio::sync::Mutex<()>>>>,
+    /// Branches that have a call under way, and those who wait for the next turn.
+    taken: Mutex<Table>,
 }
 
-/// A branch's turn; gives the lock back, and drops it where nobody else waits for it.
+/// A branch's turn; goes to the next in line when it is dropped.
 struct Turn {
     locks: Arc<Locks>,
-    branch: Branch,
-    guard: Option<OwnedMutexGuard<()>>,
+    /// Absent: it was handed on.
+    branch: Option<Branch>,
 }
 
 impl Locks {
     async fn lock(locks: &Arc<Locks>, branch: &Branch) -> Result<Turn> {
-        let lock = {
-            let mut table = locks.table();
-            let lock = table.entry(branch.clone()).or_default();
-            // One is the table's own.
-            if Arc::strong_count(lock) > BRANCH_CALLS_MAX {
-                let trouble = format!("{BRANCH_CALLS_MAX} calls of branch {branch} are still under way");
-                return Err(Failure::again(trouble));
+        let turn = match locks.table().entry(branch.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(VecDeque::new());
+                return Ok(Turn { locks: Arc::clone(locks), branch: Some(branch.clone()) });
             }
-            Arc::clone(lock)
+            Entry::Occupied(mut taken) => {
+                let line = taken.get_mut();
+                line.retain(|next| !next.is_closed());
+                if line.len() + 1 >= BRANCH_CALLS_MAX {
+                    let trouble = format!("{BRANCH_CALLS_MAX} calls of branch {branch} are still under way");
+                    return Err(Failure::again(trouble));
+                }
+                let (next, turn) = oneshot::channel();
+                line.push_back(next);
+                turn
+            }
         };
-        // Made before the wait, so that a caller who gives up waiting also tidies up.
-        let mut turn = Turn { locks: Arc::clone(locks), branch: branch.clone(), guard: None };
-        turn.guard = Some(lock.lock_owned().await);
-        Ok(turn)
+        Ok(turn.await.expect("a turn is handed on, never dropped"))
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Branch, Arc<tokio::sync::Mutex<()>>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        let Some(mut branch) = self.branch.take() else { return };
         let mut table = self.locks.table();
-        self.guard = None;
-        // Clones are made under the table's lock only, so a count of one means that nobody holds it or waits.
-        if table.get(&self.branch).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            table.remove(&self.branch);
+        while let Some(next) = table.get_mut(&branch).and_then(VecDeque::pop_front) {
+            match next.send(Turn { locks: Arc::clone(&self.locks), branch: Some(branch) }) {
+                Ok(()) => return,
+                // This one has given up waiting.
+                Err(mut turn) => branch = turn.branch.take().expect("it comes back as it was sent"),
+            }
         }
+        table.remove(&branch);
     }
 }
 

@@ -179,13 +179,12 @@ impl Session {
         for call in message.calls {
             let permit = self.engine.permit().await;
             let (engine, caller, outgoing) = (Arc::clone(&self.engine), caller.clone(), outgoing.clone());
-            // Boxed, because a future of this size is dear to move, and spawning moves it several times.
-            tokio::spawn(Box::pin(async move {
+            tokio::spawn(async move {
                 let reply = answer(&engine, call, &caller).await;
                 // Where the stream is gone the call comes again on the next one.
                 let _ = outgoing.send(Outgoing::Reply(reply)).await;
                 drop(permit);
-            }));
+            });
         }
     }
 }
@@ -242,13 +241,16 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn answer(engine: &Engine, call: pb::Call, caller: &Caller) -> pb::CallReply {
-    let (xid, branch_id, operation) = (call.xid.clone(), call.branch_id.clone(), call.operation);
-    let result = match engine.branch(&call.xid, &call.branch_id) {
+async fn answer(engine: &Engine, mut call: pb::Call, caller: &Caller) -> pb::CallReply {
+    let (xid, branch_id) = (std::mem::take(&mut call.xid), std::mem::take(&mut call.branch_id));
+    let operation = call.operation;
+    let result = match engine.branch(&xid, &branch_id) {
         Err(failure) => Err(failure),
         Ok(branch) => {
             let context = Context::new(branch.xid()).with_traceparent(&call.traceparent);
-            let carried_out = context::scope(context, carry_out(engine, branch, call, caller));
+            // Boxed, because a future of this size is dear to move, and is moved several times on its way into a task.
+            let carried_out = Box::pin(carry_out(engine, branch, call, caller));
+            let carried_out = context::scope(context, carried_out);
             // A panic must not leave the coordinator without an answer until its time is up.
             let carried_out = AssertUnwindSafe(carried_out).catch_unwind().await;
             carried_out.unwrap_or_else(|_| Err(Failure::again("the call ended in a panic")))
