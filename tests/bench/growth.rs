@@ -112,44 +112,60 @@ fn number(text: &str) -> u64 {
 }
 
 /// Cost and memory with many open transactions. Each has two branches that have voted, and is not decided: the votes are
-/// brought by the initiator, as those of participants with a session, so nothing of it is in the log.
+/// brought by the initiator, as those of participants with a session, so nothing of it is in the log. Of few, the memory
+/// is mostly that of the connections they came by.
 async fn live(options: &Options) {
     let mut labs = Vec::new();
     for &count in &options.counts {
         let lab = Lab::start(2, &["limits.max_active=100000000"]);
         let before = lab.rss();
-        fill(&lab.url(), count, |xid| {
+        let pause = fill(&lab.url(), count, |xid| {
             ["open/1", "open/2"].map(|participant| enlist(xid, participant, Inquires::Yes)).into()
         })
         .await;
         let total = lab.rss();
-        labs.push((lab, count, before, total, [const { Vec::new() }; 2]));
+        labs.push((lab, [count, before, total], pause, [const { Vec::new() }; 4]));
     }
     for round in 0..=options.rounds {
-        for (lab, _, _, _, [rates, costs]) in &mut labs {
+        for (lab, .., [rates, costs, p99s, slowest]) in &mut labs {
             let (tally, cost_us) = cost(lab, IN_FLIGHT, 2, options.seconds).await;
             // The first round warms up.
             if round > 0 {
                 rates.push(tally.per_second());
                 costs.push(cost_us);
+                p99s.push(tally.ms(0.99));
+                slowest.push(tally.ms(1.0));
             }
         }
     }
     println!(
-        "{:>9}  {:>9} {:>10}  {:>7} {:>10}  {:>14} {:>10}",
-        "open", "RSS", "each", "tx/s", "against", "coordinator/tx", "against"
+        "{:>9}  {:>9} {:>10} {:>13}  {:>7} {:>8}  {:>14} {:>8}  {:>9} {:>10}",
+        "open",
+        "RSS",
+        "each",
+        "longest pause",
+        "tx/s",
+        "against",
+        "coordinator/tx",
+        "against",
+        "p99",
+        "slowest"
     );
     let mut first = None;
-    for (lab, count, before, total, [rates, costs]) in labs {
+    for (lab, [count, before, total], pause, [rates, costs, p99s, slowest]) in labs {
         assert_eq!(lab.status().await.active_transactions, count, "all of them are open to the end");
         let (rate, cost) = (median(rates), median(costs));
         let (first_rate, first_cost) = *first.get_or_insert((rate, cost));
         println!(
-            "{count:>9}  {:>5.0} MiB {:>8.0} B  {rate:>7.0} {:>9.2}x  {cost:>11.1} µs {:>9.2}x",
+            "{count:>9}  {:>5.0} MiB {:>8.0} B {:>10.0} ms  {rate:>7.0} {:>7.2}x  {cost:>11.1} µs {:>7.2}x  \
+             {:>6.1} ms {:>7.1} ms",
             total as f64 / MIB,
             total.saturating_sub(before) as f64 / count as f64,
+            pause.as_secs_f64() * 1e3,
             rate / first_rate,
             cost / first_cost,
+            median(p99s),
+            slowest.into_iter().fold(0.0, f64::max),
         );
     }
 }

@@ -123,8 +123,9 @@ pub fn decide(xid: &str, participants: &[&str]) -> Call {
     Call::Commit(pb::CommitRequest { xid: xid.to_owned(), enlistments: enlistments.collect(), wait })
 }
 
-/// Begins so many transactions and makes these calls for each, one after the other.
-pub async fn fill(url: &str, count: u64, calls: impl Fn(&str) -> Vec<Call>) {
+/// Begins so many transactions and makes these calls for each, one after the other. Answers with the longest time in which
+/// nothing was answered.
+pub async fn fill(url: &str, count: u64, calls: impl Fn(&str) -> Vec<Call>) -> Duration {
     let mut left = count;
     let mut to_do = vec![Vec::new(); SLOTS];
     pump(url, SLOTS, |slot, answer| {
@@ -138,7 +139,7 @@ pub async fn fill(url: &str, count: u64, calls: impl Fn(&str) -> Vec<Call>) {
             Some(Call::Begin(pb::BeginRequest { timeout_ms: TIMEOUT_MS, ..pb::BeginRequest::default() }))
         })
     })
-    .await;
+    .await
 }
 
 /// Keeps so many transactions under way for as long as there is to be another.
@@ -229,21 +230,29 @@ async fn open_one(mut pipe: Pipe, pace: Pace, run: pb::RunRequest) -> Tally {
 }
 
 /// Keeps sequences of calls going, each in a slot: `next` has the answer to the last call of its slot, and gives the next.
-async fn pump(url: &str, slots: usize, mut next: impl FnMut(usize, Option<Answer>) -> Option<Call>) {
+/// Answers with the longest time in which nothing was answered.
+async fn pump(
+    url: &str,
+    slots: usize,
+    mut next: impl FnMut(usize, Option<Answer>) -> Option<Call>,
+) -> Duration {
     let mut pipe = Pipe::open(url).await;
     let to_call = |slot: usize, call| pb::PipelineCall { call_id: slot as u64, call: Some(call) };
     let first = (0..slots).filter_map(|slot| Some(to_call(slot, next(slot, None)?)));
     let mut calls: Vec<_> = first.collect();
     let mut under_way = 0;
+    let mut silence = Duration::ZERO;
     loop {
         under_way += calls.len();
         if under_way == 0 {
-            return;
+            return silence;
         }
         if !calls.is_empty() {
             pipe.send(calls);
         }
+        let asked = Instant::now();
         let answers = pipe.answers().await;
+        silence = silence.max(asked.elapsed());
         under_way -= answers.len();
         let following = answers.into_iter().filter_map(|answer| {
             let slot = usize::try_from(answer.call_id).unwrap();
