@@ -119,7 +119,7 @@ async fn live(options: &Options) {
     for &count in &options.counts {
         let lab = Lab::start(2, &["limits.max_active=100000000"]);
         let before = lab.rss();
-        let pause = fill(&lab.url(), count, |xid| {
+        let pause = fill(&lab, count, |xid| {
             ["open/1", "open/2"].map(|participant| enlist(xid, participant, Inquires::Yes)).into()
         })
         .await;
@@ -128,7 +128,8 @@ async fn live(options: &Options) {
     }
     for round in 0..=options.rounds {
         for (lab, .., [rates, costs, p99s, slowest]) in &mut labs {
-            let (tally, cost_us) = cost(lab, IN_FLIGHT, 2, options.seconds).await;
+            let load = closed_for(lab, IN_FLIGHT, run(1, 2), options.seconds);
+            let (tally, cost_us) = cost(lab, load).await;
             // The first round warms up.
             if round > 0 {
                 rates.push(tally.per_second());
@@ -185,14 +186,13 @@ async fn restart(count: u64) {
             "participants.retry_max=1h",
         ],
     );
-    let url = lab.url();
     let quarter = count / 4;
     let mut left = 0..quarter;
-    let ended = closed(&url, IN_FLIGHT, &run(1, 2), || left.next().is_some()).await;
+    let ended = closed(&lab, IN_FLIGHT, run(1, 2), || left.next().is_some()).await;
     assert_eq!(ended.committed, quarter);
     lab.end_participants();
-    fill(&url, quarter, |xid| vec![decide(xid, &["bench/1", "bench/2"])]).await;
-    fill(&url, 2 * quarter, |xid| {
+    fill(&lab, quarter, |xid| vec![decide(xid, &["bench/1", "bench/2"])]).await;
+    fill(&lab, 2 * quarter, |xid| {
         ["bench/1", "bench/2"].map(|participant| enlist(xid, participant, Inquires::No)).into()
     })
     .await;
@@ -203,7 +203,7 @@ async fn restart(count: u64) {
     let spawned = Instant::now();
     lab.coordinator.relaunch();
     let listens = spawned.elapsed();
-    let channel = lab::connect(&url).await;
+    let channel = lab.connect().await;
     let mut silence = Duration::ZERO;
     let status = loop {
         let asked = Instant::now();
@@ -260,16 +260,15 @@ async fn disk(count: u64) {
     println!("{:>10}  {:>9} {:>9}  {:>7} {:>14}", "ended", "disk", "RSS", "tx/s", "coordinator/tx");
     for row in 1..=ROWS {
         let mut left = 0..count / ROWS;
-        let before = lab.cpu();
-        let tally = closed(&lab.url(), IN_FLIGHT, &run(1, 2), || left.next().is_some()).await;
-        assert_eq!(tally.committed, count / ROWS);
+        let load = closed(&lab, IN_FLIGHT, run(1, 2), || left.next().is_some());
+        let (tally, cost_us) = cost(&lab, load).await;
         println!(
             "{:>10}  {:>5.0} MiB {:>5.0} MiB  {:>7.0} {:>11.1} µs",
             row * (count / ROWS),
             lab.disk() as f64 / MIB,
             lab.rss() as f64 / MIB,
             tally.per_second(),
-            (lab.cpu() - before).as_secs_f64() * 1e6 / tally.committed as f64,
+            cost_us,
         );
     }
 }
@@ -282,7 +281,8 @@ async fn branches(options: &Options) {
     let mut figures = sizes.map(|_| [const { Vec::new() }; 3]);
     for round in 0..=options.rounds {
         for (size, [rates, costs, latencies]) in sizes.into_iter().zip(&mut figures) {
-            let (tally, cost_us) = cost(&lab, (UNDER_WAY / size) as usize, size, options.seconds).await;
+            let load = closed_for(&lab, (UNDER_WAY / size) as usize, run(1, size), options.seconds);
+            let (tally, cost_us) = cost(&lab, load).await;
             if round > 0 {
                 rates.push(tally.per_second());
                 costs.push(cost_us / f64::from(size));
@@ -316,26 +316,24 @@ async fn dead(options: &Options) {
     for (name, settings) in [("none", None), ("gone", None), ("refuses", Some(refusing)), ("silent", None)] {
         let lab = Lab::start(2, settings.as_slice());
         if name == "silent" {
-            let mut session = Session::open(&lab::connect(&lab.url()).await, "dead/1").await.unwrap();
+            let mut session = Session::open(&lab.connect().await, "dead/1").await.unwrap();
             tokio::spawn(
                 async move { while let Ok(Some(_unanswered)) = session.responses.message().await {} },
             );
         }
         let pending = if name == "none" { 0 } else { count };
-        fill(&lab.url(), pending, |xid| vec![decide(xid, &["dead/1"])]).await;
+        fill(&lab, pending, |xid| vec![decide(xid, &["dead/1"])]).await;
         labs.push((name, lab, pending, [const { Vec::new() }; 3]));
     }
-    let warm_up = closed_for(&labs[0].1.url(), IN_FLIGHT, &run(1, 2), options.seconds).await;
+    let warm_up = closed_for(&labs[0].1, IN_FLIGHT, run(1, 2), options.seconds).await;
     let rate = options.rate.unwrap_or(warm_up.per_second() / 2.0);
     for round in 0..=options.rounds {
         for (_, lab, _, [p50s, p99s, costs]) in &mut labs {
-            let before = lab.cpu();
-            let tally = load::open(&lab.url(), rate, &run(1, 2), options.seconds).await;
-            assert_eq!(tally.aborted + tally.refused + tally.unknown, 0, "all of the healthy ones commit");
+            let (tally, cost_us) = cost(lab, load::open(lab, rate, run(1, 2), options.seconds)).await;
             if round > 0 {
                 p50s.push(tally.ms(0.5));
                 p99s.push(tally.ms(0.99));
-                costs.push((lab.cpu() - before).as_secs_f64() * 1e6 / tally.committed as f64);
+                costs.push(cost_us);
             }
         }
     }
@@ -371,9 +369,9 @@ async fn overload(options: &Options) {
     let mut figures = factors.map(|_| [const { Vec::new() }; 6]);
     let mut unknown = factors.map(|_| 0);
     for round in 0..=options.rounds {
-        let peak = closed_for(&lab.url(), IN_FLIGHT, &run, options.seconds).await.per_second();
+        let peak = closed_for(&lab, IN_FLIGHT, run.clone(), options.seconds).await.per_second();
         for ((factor, figures), unknown) in factors.into_iter().zip(&mut figures).zip(&mut unknown) {
-            let tally = load::open(&lab.url(), factor * peak, &run, options.seconds).await;
+            let tally = load::open(&lab, factor * peak, run.clone(), options.seconds).await;
             *unknown += tally.unknown + tally.aborted;
             if round > 0 {
                 let Tally { committed, aborted, refused, unknown, .. } = tally;
@@ -407,12 +405,12 @@ async fn overload(options: &Options) {
     }
 }
 
-/// As many transactions as end, so many at a time, and what the coordinator spent on each, in µs.
-async fn cost(lab: &Lab, in_flight: usize, branches: u32, duration: Duration) -> (Tally, f64) {
-    let before = lab.cpu();
-    let tally = closed_for(&lab.url(), in_flight, &run(1, branches), duration).await;
+/// What comes of a load of transactions that can all commit, and what the coordinator spent on each, in µs.
+async fn cost(lab: &Lab, load: impl Future<Output = Tally>) -> (Tally, f64) {
+    let before = lab.cpu_us();
+    let tally = load.await;
     assert_eq!(tally.aborted + tally.refused + tally.unknown, 0, "all of them commit");
-    let cost = (lab.cpu() - before).as_secs_f64() * 1e6 / tally.committed as f64;
+    let cost = (lab.cpu_us() - before) / tally.committed as f64;
     (tally, cost)
 }
 

@@ -5,7 +5,6 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use pb::admin_service_client::AdminServiceClient;
@@ -50,21 +49,25 @@ impl Lab {
         self.participants = None;
     }
 
-    pub fn url(&self) -> String {
+    fn url(&self) -> String {
         self.coordinator.url()
     }
 
     pub async fn status(&self) -> pb::GetServerStatusResponse {
-        status(&connect(&self.url()).await).await
+        status(&self.connect().await).await
     }
 
-    /// What the coordinator has had of the processors, in user and in system mode.
-    pub fn cpu(&self) -> Duration {
+    pub async fn connect(&self) -> Channel {
+        Channel::from_shared(self.url()).unwrap().tcp_nodelay(true).connect().await.unwrap()
+    }
+
+    /// What the coordinator has had of the processors, in user and in system mode, in µs.
+    pub fn cpu_us(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.coordinator.pid())).unwrap();
         // What follows the name, which may have anything in it: state, 10 others, ticks in user mode, in system mode.
         let fields = stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2);
         let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+        ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64
     }
 
     /// What the coordinator has in memory now.
@@ -95,10 +98,6 @@ impl Drop for Participants {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-pub async fn connect(url: &str) -> Channel {
-    Channel::from_shared(url.to_owned()).unwrap().tcp_nodelay(true).connect().await.unwrap()
 }
 
 pub async fn status(channel: &Channel) -> pb::GetServerStatusResponse {

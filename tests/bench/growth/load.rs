@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Streaming};
 
+use crate::lab::Lab;
+
 /// Sequences of calls that fill a coordinator. A pipeline has at most 1024 calls under way.
 const SLOTS: usize = 1_000;
 /// Pipelines of a load that does not wait for answers: with 1024 calls under way on each, more than any limit on open
@@ -125,10 +127,10 @@ pub fn decide(xid: &str, participants: &[&str]) -> Call {
 
 /// Begins so many transactions and makes these calls for each, one after the other. Answers with the longest time in which
 /// nothing was answered.
-pub async fn fill(url: &str, count: u64, calls: impl Fn(&str) -> Vec<Call>) -> Duration {
+pub async fn fill(lab: &Lab, count: u64, calls: impl Fn(&str) -> Vec<Call>) -> Duration {
     let mut left = count;
     let mut to_do = vec![Vec::new(); SLOTS];
-    pump(url, SLOTS, |slot, answer| {
+    pump(lab, SLOTS, |slot, answer| {
         match answer {
             Some(Answer::Begin(begun)) => to_do[slot] = calls(&begun.xid).into_iter().rev().collect(),
             Some(Answer::Enlist(_) | Answer::Commit(_)) | None => {}
@@ -144,15 +146,15 @@ pub async fn fill(url: &str, count: u64, calls: impl Fn(&str) -> Vec<Call>) -> D
 
 /// Keeps so many transactions under way for as long as there is to be another.
 pub async fn closed(
-    url: &str,
+    lab: &Lab,
     in_flight: usize,
-    run: &pb::RunRequest,
+    run: pb::RunRequest,
     mut more: impl FnMut() -> bool,
 ) -> Tally {
     let mut tally = Tally::new();
     let mut began = vec![Instant::now(); in_flight];
     let started = Instant::now();
-    pump(url, in_flight, |slot, answer| {
+    pump(lab, in_flight, |slot, answer| {
         if let Some(answer) = answer {
             tally.count(answer, began[slot]);
         }
@@ -165,14 +167,14 @@ pub async fn closed(
 }
 
 /// The same for so long.
-pub async fn closed_for(url: &str, in_flight: usize, run: &pb::RunRequest, duration: Duration) -> Tally {
+pub async fn closed_for(lab: &Lab, in_flight: usize, run: pb::RunRequest, duration: Duration) -> Tally {
     let end = Instant::now() + duration;
-    closed(url, in_flight, run, || Instant::now() < end).await
+    closed(lab, in_flight, run, || Instant::now() < end).await
 }
 
 /// Begins so many transactions a second for so long, however many have ended, and waits for all of them. A transaction's
 /// latency counts from when it was due: if it had to wait for the generator or in a buffer, that was in its way too.
-pub async fn open(url: &str, per_second: f64, run: &pb::RunRequest, duration: Duration) -> Tally {
+pub async fn open(lab: &Lab, per_second: f64, run: pb::RunRequest, duration: Duration) -> Tally {
     let each = per_second / f64::from(STREAMS);
     let started = Instant::now();
     let mut streams = JoinSet::new();
@@ -183,7 +185,7 @@ pub async fn open(url: &str, per_second: f64, run: &pb::RunRequest, duration: Du
             step: Duration::from_secs_f64(1.0 / each),
             end: started + duration,
         };
-        let (pipe, run) = (Pipe::open(url).await, run.clone());
+        let (pipe, run) = (Pipe::open(lab).await, run.clone());
         streams.spawn(open_one(pipe, pace, run));
     }
     let mut total = Tally::new();
@@ -232,11 +234,11 @@ async fn open_one(mut pipe: Pipe, pace: Pace, run: pb::RunRequest) -> Tally {
 /// Keeps sequences of calls going, each in a slot: `next` has the answer to the last call of its slot, and gives the next.
 /// Answers with the longest time in which nothing was answered.
 async fn pump(
-    url: &str,
+    lab: &Lab,
     slots: usize,
     mut next: impl FnMut(usize, Option<Answer>) -> Option<Call>,
 ) -> Duration {
-    let mut pipe = Pipe::open(url).await;
+    let mut pipe = Pipe::open(lab).await;
     let to_call = |slot: usize, call| pb::PipelineCall { call_id: slot as u64, call: Some(call) };
     let first = (0..slots).filter_map(|slot| Some(to_call(slot, next(slot, None)?)));
     let mut calls: Vec<_> = first.collect();
@@ -269,8 +271,8 @@ struct Pipe {
 }
 
 impl Pipe {
-    async fn open(url: &str) -> Pipe {
-        let mut client = TransactionServiceClient::new(super::lab::connect(url).await);
+    async fn open(lab: &Lab) -> Pipe {
+        let mut client = TransactionServiceClient::new(lab.connect().await);
         let (requests, sent) = mpsc::unbounded_channel();
         let responses = client.pipeline(UnboundedReceiverStream::new(sent)).await.unwrap().into_inner();
         Pipe { requests, responses }
