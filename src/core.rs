@@ -16,8 +16,8 @@
 //! 5. **Timers.** Sleep until [`Engine::next_due`], then call [`Engine::pop_due`] until it returns `None` and handle
 //!    [`Event::Due`] for each; then [`Engine::evict`].
 //! 6. **A participant that comes back.** For each transaction in [`Engine::waiting_for`] handle [`Event::Wake`].
-//! 7. **Recovery.** Before any event: [`Engine::replay`] each value of the log, then handle [`Event::Resume`] for each
-//!    id in [`Engine::resumable`]. Answer no inquiry before that is done.
+//! 7. **Recovery.** Before any event: [`Engine::replay`] each value of the log. Then handle [`Event::Resume`] for each
+//!    id in [`Engine::resumable`], some at a time if they are many: one that another event comes to is resumed by it.
 //! 8. **A log write that fails** may or may not be durable. Stop the process: the next start finds out.
 //! 9. **Horizon.** [`Engine::horizon`] may be told to participants once all writes submitted before it was read are
 //!    durable.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -11,14 +12,18 @@ use tracing::{debug, error, info, warn};
 use super::gate::Gate;
 use super::{Coordinator, Deliver, Input, Phase, Read, ReplyTo};
 use crate::core::{
-    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Now, Outcome, Step,
-    Timestamp, TxId, TxOrder, Waiter,
+    Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Now, Outcome,
+    ParticipantName, Step, Timestamp, TxId, TxOrder, Waiter,
 };
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
 
 /// How many inputs are taken in one go.
 const BATCH_MAX: usize = 1_024;
+
+/// How many transactions are gone on with in one go, after a start or when a participant is back. Others take their turns in
+/// between.
+const PORTION: usize = 256;
 
 /// How long after the last end of a transaction the log is synced for the horizon alone, where no decision was. Only then may
 /// participants clear the rows of the last transactions before a quiet time.
@@ -45,6 +50,8 @@ pub struct Driver {
     quiet: Option<Instant>,
     /// Reports of calls that could not be sent.
     unsent: Vec<Event>,
+    /// Transactions to be gone on with: those of a participant that is back, or what the last life left open.
+    backlog: VecDeque<(Option<ParticipantName>, vec::IntoIter<TxId>)>,
     draining: bool,
     /// When the batch at hand was taken up.
     now: Now,
@@ -102,6 +109,7 @@ impl Driver {
             horizons: VecDeque::new(),
             quiet: None,
             unsent: Vec::new(),
+            backlog: VecDeque::new(),
             draining: false,
             now: Now::default(),
         }
@@ -124,12 +132,9 @@ impl Driver {
         let retained = self.engine.counts().retained;
         self.now = self.coordinator.now();
         info!(open = open.len(), retained, "recovered the log");
-        for tx in open {
-            self.step(Event::Resume { tx });
-        }
+        self.backlog.push_back((None, open.into_iter()));
         // What had ended before the crash may never have been told.
         self.quiet = Some(Instant::now() + QUIET);
-        self.finish_batch();
     }
 
     async fn serve(&mut self) -> Result<(), DriverError> {
@@ -146,11 +151,13 @@ impl Driver {
                 _count = self.inputs.recv_many(&mut batch, BATCH_MAX) => {}
                 () = sleep_until(&self.coordinator, due), if due.is_some() => {}
                 () = until(self.quiet), if self.quiet.is_some() => {}
+                () = tokio::task::yield_now(), if !self.backlog.is_empty() => {}
             }
             // One reading for all: two clocks for each event are dearer than some of what is done with them.
             self.now = self.coordinator.now();
             self.engine.set_watched(self.coordinator.shared.changes.receiver_count() > 0);
             self.handle_due();
+            self.work_off();
             for input in batch.drain(..) {
                 if self.input(input) == Flow::Stop {
                     self.finish_batch();
@@ -189,9 +196,7 @@ impl Driver {
                 if !waiting.is_empty() {
                     info!(%participant, transactions = waiting.len(), "a participant is back; making its calls now");
                 }
-                for tx in waiting {
-                    self.step(Event::Wake { tx, participant: participant.clone() });
-                }
+                self.backlog.push_back((Some(participant), waiting.into_iter()));
             }
             Input::Admission(admission) => {
                 if !self.draining {
@@ -218,13 +223,30 @@ impl Driver {
         }
     }
 
+    /// Not all at once, if many are due: what is left is due still.
     fn handle_due(&mut self) {
         let now = self.now;
-        while let Some(tx) = self.engine.pop_due(now.mono) {
+        for _ in 0..BATCH_MAX {
+            let Some(tx) = self.engine.pop_due(now.mono) else { break };
             self.step(Event::Due { tx });
         }
         let evicted = self.engine.evict(now.mono);
         self.writes.extend(evicted.log);
+    }
+
+    fn work_off(&mut self) {
+        for _ in 0..PORTION {
+            let Some((back, transactions)) = self.backlog.front_mut() else { return };
+            let event = match (transactions.next(), back) {
+                (Some(tx), Some(participant)) => Event::Wake { tx, participant: participant.clone() },
+                (Some(tx), None) => Event::Resume { tx },
+                (None, _) => {
+                    self.backlog.pop_front();
+                    continue;
+                }
+            };
+            self.step(event);
+        }
     }
 
     fn step(&mut self, event: Event) {

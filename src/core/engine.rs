@@ -163,10 +163,9 @@ impl Engine {
                     turn.wake(|branch| branch.participant == participant);
                 });
             }
+            // Every turn begins with that, where it is still to be done.
             Event::Resume { tx } => {
-                self.turn(now, tx, &mut step, |turn| {
-                    turn.resume();
-                });
+                self.turn(now, tx, &mut step, |_turn| {});
             }
             Event::Resolve { waiter, tx, branch, committed, reason } => {
                 self.asked(now, waiter, tx, &mut step, |turn| {
@@ -223,7 +222,7 @@ impl Engine {
 
     /// Takes back a transaction from the log.
     pub fn replay(&mut self, now: Now, id: TxId, history: Vec<u8>) -> Result<(), DecodeError> {
-        let transaction = Transaction::replay(id, history)?;
+        let mut transaction = Transaction::replay(id, history)?;
         if let Some(request) = &transaction.request {
             self.requests.insert(request.id.clone(), id);
         }
@@ -240,6 +239,7 @@ impl Engine {
             self.desk.active += 1;
             self.open.push_back(id);
         }
+        transaction.live.asleep = transaction.outcome.is_none();
         self.transactions.insert(id, Box::new(transaction));
         Ok(())
     }
@@ -400,6 +400,12 @@ impl Engine {
         self.desk.active += 1;
         self.known.push_back(id);
         self.open.push_back(id);
+        while let Some(oldest) = self.known.front()
+            && !self.transactions.contains_key(oldest)
+            && !self.ended.contains_key(oldest)
+        {
+            self.known.pop_front();
+        }
         // Sweep when most of a queue is gone: each id is then looked at a bounded number of times.
         if self.known.len() > 2 * (self.transactions.len() + self.ended.len()) + 1024 {
             self.known.retain(|id| self.transactions.contains_key(id) || self.ended.contains_key(id));
@@ -433,6 +439,9 @@ impl Engine {
         step.subject = Some(tx);
         let before = transaction.outcome;
         let mut turn = Turn { tx: transaction, desk: &mut self.desk, now, step, persist: None };
+        if turn.tx.live.asleep {
+            turn.resume();
+        }
         take(&mut turn);
         let persist = turn.persist;
         let news = transaction.history.len() > transaction.live.logged;

@@ -33,7 +33,7 @@ pub enum Event {
     Due { tx: TxId },
     /// A participant that the transaction waits for is back (see [`Engine::waiting_for`](super::Engine::waiting_for)).
     Wake { tx: TxId, participant: ParticipantName },
-    /// Recovery: go on with a transaction that was replayed.
+    /// Recovery: go on with a transaction that was replayed, unless another event has come to it since.
     Resume { tx: TxId },
     /// An operator settles a branch.
     Resolve { waiter: Waiter, tx: TxId, branch: BranchId, committed: bool, reason: SmolStr },

@@ -17,7 +17,10 @@ use std::time::Duration;
 use expect_test::{ExpectFile, expect_file};
 
 use self::command::Stage;
+use super::engine::Engine;
 use super::harness::{Harness, SETTINGS};
+use super::id::{Epoch, Shard};
+use super::time::Now;
 use super::{
     Action, Answer, BeginSpec, BranchSpec, Call, EngineSettings, Event, Operation, Outcome, PhaseOne,
     Protocol, Report, TxId, Vote, Wait, Waiter,
@@ -103,6 +106,28 @@ fn ten_thousand_in_doubt_are_called_once_each_while_new_work_is_served() {
         acknowledge(&mut harness, call.0, call.1.as_str());
     }
     harness.engine.check_idle();
+}
+
+/// A million can be open, so they are gone on with by and by, and others are served meanwhile.
+#[test]
+fn what_a_restart_left_open_is_gone_on_with_by_the_first_event_that_comes_to_it() {
+    let mut harness = Harness::new(SETTINGS);
+    let tx = run(&mut harness, Waiter(1));
+    vote(&mut harness, tx);
+    harness.sync();
+    let mut engine = Engine::new(SETTINGS, Epoch(2), Shard(0), 8);
+    let now = Now::default();
+    for (tx, value) in harness.durable() {
+        engine.replay(now, *tx, value.to_vec()).unwrap();
+    }
+    let branch = "1".parse().unwrap();
+    let asked = Event::Inquire { waiter: Waiter(2), tx, branch, expired: false, known_life: true };
+    let told = format!("{:?}", engine.handle(now, asked).then);
+    assert_eq!(told.matches("operation: Commit,").count(), 2, "both branches are called: {told}");
+    assert!(told.contains("Inquiry(Commit)"), "{told}");
+    let step = engine.handle(now, Event::Resume { tx });
+    assert!(step.then.is_empty() && step.log.is_empty(), "it was resumed: {step:?}");
+    engine.check();
 }
 
 fn run(harness: &mut Harness, waiter: Waiter) -> TxId {

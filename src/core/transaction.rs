@@ -51,6 +51,8 @@ pub(super) struct Live {
     pub timer: Option<Timestamp>,
     /// Phase one was called.
     pub preparing: bool,
+    /// It was taken back from the log, and nobody has gone on with it yet.
+    pub asleep: bool,
     /// The log has a value for it.
     pub stored: bool,
     /// How many bytes of its history the log was given.

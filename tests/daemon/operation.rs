@@ -69,6 +69,50 @@ async fn ten_thousand_in_doubt_are_finished_while_new_work_is_served() {
 }
 
 #[tokio::test]
+async fn ten_thousand_branches_of_a_dead_participant_hold_up_nobody() {
+    const PENDING: usize = 10_000;
+    const PLACES: u32 = 100;
+    const OTHERS: usize = 200;
+    // Nothing is called again because time passed, so every call can be counted.
+    let patient = ["participants.max_in_flight=100", "participants.call_timeout=1h"];
+    let coordinator = Coordinator::start(&["--set", patient[0], "--set", patient[1]]);
+    decide_but_do_not_deliver(&coordinator, PENDING).await;
+    let channel = connect(&coordinator).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    for name in ["shop/one", "shop/other"] {
+        let session = Session::open(&channel, name).await.unwrap();
+        tokio::spawn(count_calls(session, Arc::clone(&calls)));
+    }
+    let client = Client::connect(coordinator.url()).unwrap();
+    let others_complete = async || {
+        let before = calls.load(Ordering::Relaxed);
+        let others = (0..OTHERS).map(|_| async {
+            let pair = [NewBranch::of("shop/one", &()), NewBranch::of("shop/other", &())];
+            let done = client.transaction("other").branches(pair).execute().await.unwrap();
+            assert!(done.complete);
+        });
+        futures_util::future::join_all(others).await;
+        let made = calls.load(Ordering::Relaxed) - before;
+        assert_eq!(made, 4 * OTHERS, "a prepare and a commit for each branch, and none came again");
+        assert_eq!(active(&channel).await, PENDING as u64, "none of those that wait has ended");
+    };
+
+    until("the dead one is known to be gone", async || lane(&channel, "shop/slow").await.is_none()).await;
+    others_complete().await;
+
+    // It is back, and takes calls, but answers none of them.
+    let mute = Session::open(&channel, "shop/slow").await.unwrap();
+    let waits = (PLACES, u32::try_from(PENDING).unwrap() - PLACES);
+    until("all its calls are made or wait", async || lane(&channel, "shop/slow").await == Some(waits)).await;
+    others_complete().await;
+    assert_eq!(lane(&channel, "shop/slow").await, Some(waits), "those that wait wait for it alone");
+    for name in ["shop/one", "shop/other"] {
+        assert_eq!(lane(&channel, name).await, Some((0, 0)), "nothing waits for {name}");
+    }
+    drop(mute);
+}
+
+#[tokio::test]
 async fn a_log_restored_from_an_old_copy_presumes_nothing_of_what_came_after() {
     let mut coordinator = Coordinator::start(&[]);
     assert!(coordinator.terminate().success());
@@ -365,6 +409,15 @@ async fn answer_in_bursts(channel: Channel, count: usize, most_at_once: Arc<Atom
     tokio::spawn(session.be_willing());
 }
 
+/// Says yes to everything, and counts what it is asked.
+async fn count_calls(mut session: Session, calls: Arc<AtomicUsize>) {
+    loop {
+        let call = session.call().await;
+        calls.fetch_add(1, Ordering::Relaxed);
+        session.reply(&call, yes(call.operation()));
+    }
+}
+
 async fn enlist_voted(channel: &Channel, xid: &str, participant: &str) {
     let branch = pb::BranchSpec { participant: participant.to_owned(), ..pb::BranchSpec::default() };
     let enlistment = pb::Enlistment { branch: Some(branch), vote: Some(session::vote(pb::Vote::Prepared)) };
@@ -396,6 +449,15 @@ async fn state(client: &Client, xid: assent_proto::TxId) -> pb::State {
 async fn status(channel: &Channel) -> pb::GetServerStatusResponse {
     let mut admin = AdminServiceClient::new(channel.clone());
     admin.get_server_status(pb::GetServerStatusRequest {}).await.unwrap().into_inner()
+}
+
+/// Calls that a participant with a session has not answered, and calls that wait for their place.
+async fn lane(channel: &Channel, participant: &str) -> Option<(u32, u32)> {
+    let mut admin = AdminServiceClient::new(channel.clone());
+    let all =
+        admin.list_participants(pb::ListParticipantsRequest {}).await.unwrap().into_inner().participants;
+    let found = all.into_iter().find(|it| it.name == participant && !it.sessions.is_empty())?;
+    Some((found.in_flight, found.queued))
 }
 
 async fn active(channel: &Channel) -> u64 {

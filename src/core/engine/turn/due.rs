@@ -50,6 +50,7 @@ impl Turn<'_> {
 
     /// Goes on after a restart. Whoever was not told commit by then is told abort: presumed abort.
     pub fn resume(&mut self) {
+        self.tx.live.asleep = false;
         self.tx.live.begun = self.now.mono;
         self.tx.live.deadline = self.now.mono;
         // Whoever asks at once for the end waits a moment for it, as after a decision in life.
