@@ -14,6 +14,8 @@ pub(crate) async fn next_batch<T>(
     bytes: impl Fn(&T) -> usize,
 ) -> Option<Vec<T>> {
     let first = queue.recv().await?;
+    // Whoever is about to add something does so before the batch is closed.
+    tokio::task::yield_now().await;
     let mut size = bytes(&first);
     let mut batch = vec![first];
     while batch.len() < BATCH_ITEMS_MAX && size < BATCH_BYTES_MAX {

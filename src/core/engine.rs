@@ -20,7 +20,7 @@ use super::id::{Epoch, ParticipantName, RequestId, Shard, TxId, TxIdSource, TxOr
 use super::record::{DecodeError, Record, Request, What};
 use super::retry::Backoff;
 use super::time::{Now, Timestamp};
-use super::transaction::Transaction;
+use super::transaction::{HISTORY_BYTES, Transaction};
 use super::words::{InquiryAnswer, Outcome, Wait};
 
 /// The state machines of all transactions: events in, steps out. See the [module](super) for how to drive it.
@@ -228,7 +228,7 @@ impl Engine {
         }
         self.known.push_back(id);
         if transaction.outcome.is_some_and(is_clean) {
-            let ended_at = transaction.ended_at.unwrap_or(transaction.begun_at);
+            let ended_at = transaction.ended_at().unwrap_or(transaction.begun_at);
             let age = Duration::from_millis(now.wall.0.saturating_sub(ended_at.0));
             let rest = self.desk.settings.retention.saturating_sub(age);
             self.retained.push_back((now.mono + rest, id));
@@ -370,7 +370,7 @@ impl Engine {
             && let Some(&tx) = self.requests.get(&request.id)
         {
             let known = self.get(tx).and_then(|tx| tx.request.clone());
-            return if known.as_ref() == Some(request) {
+            return if known.as_deref() == Some(request) {
                 Ok(Some(tx))
             } else {
                 Err(Rejection::RequestReused { id: request.id.to_string(), tx })
@@ -395,6 +395,8 @@ impl Engine {
         transaction.live.begun = now.mono;
         transaction.live.deadline = now.mono + spec.timeout;
         let BeginSpec { protocol, label, timeout, request } = spec;
+        // Those with a request are begun and ended in one go, mostly; those without can be open by the million.
+        transaction.history.reserve_exact(if request.is_some() { 2 * HISTORY_BYTES } else { HISTORY_BYTES });
         transaction.record(now.wall, What::Begun { protocol, label, timeout, request });
         self.transactions.insert(id, Box::new(transaction));
         self.desk.active += 1;
@@ -523,7 +525,7 @@ impl Engine {
     /// Whether the log has a value for it.
     fn remove(&mut self, tx: TxId) -> bool {
         let (request, stored) = if let Some(transaction) = self.transactions.remove(&tx) {
-            (transaction.request, transaction.live.stored)
+            (transaction.request.map(|request| *request), transaction.live.stored)
         } else if let Some(ended) = self.ended.remove(&tx) {
             (ended.request(), ended.stored)
         } else {

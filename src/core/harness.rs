@@ -200,7 +200,7 @@ fn lasting(tx: &Transaction) -> impl PartialEq + std::fmt::Debug + '_ {
         other => other,
     };
     let begun = (tx.id, tx.protocol, &tx.label, tx.timeout, &tx.request);
-    let times = (tx.begun_at, tx.decided_at, tx.ended_at);
+    let times = (tx.begun_at, tx.decided_at(), tx.ended_at());
     let branches = tx.branches.iter().map(|branch| {
         let state = match branch.state {
             BranchState::Preparing => BranchState::Enlisted,

@@ -13,8 +13,8 @@ use super::words::{
     BranchState, Completion, Decision, Operation, Outcome, Protocol, ReservationClass, State, Vote, Wait,
 };
 
-/// Enough for the history of a transaction with two branches until it is decided, and of most until they have ended.
-const HISTORY_BYTES: usize = 256;
+/// Enough for the history of a transaction with two branches until it is decided.
+pub(super) const HISTORY_BYTES: usize = 128;
 
 /// One transaction.
 #[derive(Clone, Debug)]
@@ -23,10 +23,12 @@ pub struct Transaction {
     pub protocol: Protocol,
     pub label: Label,
     pub timeout: Duration,
-    pub request: Option<Request>,
+    pub request: Option<Box<Request>>,
     pub begun_at: WallTime,
-    pub decided_at: Option<WallTime>,
-    pub ended_at: Option<WallTime>,
+    /// Once it is.
+    decided_at: WallTime,
+    /// Once it has.
+    ended_at: WallTime,
     /// Its participant decides: one branch, one phase.
     pub delegated: bool,
     pub decision: Option<Decision>,
@@ -124,14 +126,14 @@ impl Transaction {
             timeout: Duration::ZERO,
             request: None,
             begun_at: WallTime::default(),
-            decided_at: None,
-            ended_at: None,
+            decided_at: WallTime::default(),
+            ended_at: WallTime::default(),
             delegated: false,
             decision: None,
             outcome: None,
             reason: SmolStr::default(),
             branches: Vec::new(),
-            history: Vec::with_capacity(HISTORY_BYTES),
+            history: Vec::new(),
             live: Live::default(),
         }
     }
@@ -152,6 +154,14 @@ impl Transaction {
         tx.live.logged = history.len();
         tx.history = history;
         Ok(tx)
+    }
+
+    pub fn decided_at(&self) -> Option<WallTime> {
+        self.decision.map(|_| self.decided_at)
+    }
+
+    pub fn ended_at(&self) -> Option<WallTime> {
+        self.outcome.map(|_| self.ended_at)
     }
 
     /// Where it stands.
@@ -183,7 +193,8 @@ impl Transaction {
         let at = record.at;
         match record.what {
             What::Begun { protocol, label, timeout, request } => {
-                (self.protocol, self.label, self.timeout, self.request) = (protocol, label, timeout, request);
+                (self.protocol, self.label, self.timeout) = (protocol, label, timeout);
+                self.request = request.map(Box::new);
                 self.begun_at = at;
             }
             What::Enlisted(enlisted) => {
@@ -245,14 +256,14 @@ impl Transaction {
             }
             What::Ended { outcome } => {
                 self.outcome = Some(outcome);
-                self.ended_at = Some(at);
+                self.ended_at = at;
             }
         }
     }
 
     fn decide(&mut self, at: WallTime, decision: Decision, reason: SmolStr) {
         self.decision = Some(decision);
-        self.decided_at = Some(at);
+        self.decided_at = at;
         self.reason = reason;
         for branch in &mut self.branches {
             branch.state = match (branch.state, decision) {

@@ -104,6 +104,11 @@ impl Engine {
         Ok(Branch::new(xid.parse()?, id.parse()?, self.name.clone()))
     }
 
+    /// Room among the calls in flight, if there is some now.
+    pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
     /// Waits for room among the calls in flight.
     pub(crate) async fn permit(&self) -> OwnedSemaphorePermit {
         let permit = Arc::clone(&self.permits).acquire_owned().await;

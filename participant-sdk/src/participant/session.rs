@@ -1,13 +1,18 @@
 //! The session: one stream to the coordinator, opened again whenever it breaks.
 
+use std::future::poll_fn;
+use std::mem;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use assent_proto::v1 as pb;
 use assent_proto::v1::participant_session_service_client::ParticipantSessionServiceClient;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, stream};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
@@ -29,6 +34,9 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the coordinator may take to close the stream after we have said that there is no more to come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many calls begin in one task at most.
+const CALLS_TOGETHER_MAX: usize = 16;
 
 const AGENT: &str = concat!("assent-sdk/", env!("CARGO_PKG_VERSION"));
 
@@ -166,7 +174,7 @@ impl Session {
         let _ = timeout(CLOSE_TIMEOUT, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
     }
 
-    /// Takes one message. Calls go to tasks of their own; while too many are in flight, this waits, and so the coordinator
+    /// Takes one message. Calls go to other tasks; while too many are in flight, this waits, and so the coordinator
     /// does.
     async fn take(&self, message: pb::SessionResponse, caller: &Caller, outgoing: &mpsc::Sender<Outgoing>) {
         for answer in message.enlist_answers {
@@ -176,15 +184,47 @@ impl Session {
         if let Some(horizon) = &message.horizon {
             self.engine.learn_horizon(horizon);
         }
+        let together = calls_together(message.calls.len());
+        let mut portion = Vec::with_capacity(together);
         for call in message.calls {
-            let permit = self.engine.permit().await;
+            let permit = match self.engine.try_permit() {
+                Some(permit) => permit,
+                None => {
+                    // The room may have to come from these.
+                    tokio::spawn(start(mem::take(&mut portion)));
+                    self.engine.permit().await
+                }
+            };
             let (engine, caller, outgoing) = (Arc::clone(&self.engine), caller.clone(), outgoing.clone());
-            tokio::spawn(async move {
+            // Boxed, because a future of this size is dear to move.
+            portion.push(Box::pin(async move {
                 let reply = answer(&engine, call, &caller).await;
                 // Where the stream is gone the call comes again on the next one.
                 let _ = outgoing.send(Outgoing::Reply(reply)).await;
                 drop(permit);
-            });
+            }));
+            if portion.len() == together {
+                tokio::spawn(start(mem::take(&mut portion)));
+            }
+        }
+        if !portion.is_empty() {
+            tokio::spawn(start(portion));
+        }
+    }
+}
+
+/// How many calls begin in one task: one, unless a message brings many more than there are workers to spread them over. A
+/// handler that is long before it first waits holds up those that begin with it.
+fn calls_together(calls: usize) -> usize {
+    let workers = Handle::current().metrics().num_workers();
+    (calls / (4 * workers)).clamp(1, CALLS_TOGETHER_MAX)
+}
+
+/// Begins calls one after the other. Those that have to wait get tasks of their own.
+async fn start(calls: Vec<Pin<Box<impl Future<Output = ()> + Send + 'static>>>) {
+    for mut call in calls {
+        if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_pending() {
+            tokio::spawn(call);
         }
     }
 }
@@ -242,15 +282,13 @@ impl Drop for AbortOnDrop {
 }
 
 async fn answer(engine: &Engine, mut call: pb::Call, caller: &Caller) -> pb::CallReply {
-    let (xid, branch_id) = (std::mem::take(&mut call.xid), std::mem::take(&mut call.branch_id));
+    let (xid, branch_id) = (mem::take(&mut call.xid), mem::take(&mut call.branch_id));
     let operation = call.operation;
     let result = match engine.branch(&xid, &branch_id) {
         Err(failure) => Err(failure),
         Ok(branch) => {
             let context = Context::new(branch.xid()).with_traceparent(&call.traceparent);
-            // Boxed, because a future of this size is dear to move, and is moved several times on its way into a task.
-            let carried_out = Box::pin(carry_out(engine, branch, call, caller));
-            let carried_out = context::scope(context, carried_out);
+            let carried_out = context::scope(context, carry_out(engine, branch, call, caller));
             // A panic must not leave the coordinator without an answer until its time is up.
             let carried_out = AssertUnwindSafe(carried_out).catch_unwind().await;
             carried_out.unwrap_or_else(|_| Err(Failure::again("the call ended in a panic")))

@@ -86,7 +86,7 @@ impl Key {
     }
 
     pub fn decode(key: &[u8]) -> Result<Key, Damage> {
-        let unknown = || Damage::UnknownKey(key.iter().map(|byte| format!("{byte:02x}")).collect());
+        let unknown = || Damage::UnknownKey(format!("the key {key:02x?}"));
         let (b'g', number) = key.split_first().ok_or_else(unknown)? else { return Err(unknown()) };
         let (group, chunk) = number.split_first_chunk().ok_or_else(unknown)?;
         let chunk = chunk.try_into().map_err(|_| unknown())?;

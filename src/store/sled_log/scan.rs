@@ -48,7 +48,7 @@ pub fn scan(tree: &Tree, ask: u64) -> Result<Scan, Damage> {
     let [from, to] = [oldest, newest + 1].map(|group| Key { group, chunk: 0 }.encode());
     let mut reader = Reader::new(oldest, ask);
     for entry in tree.range(from..to) {
-        let (key, frame) = entry.map_err(engine)?;
+        let (key, frame) = entry?;
         let key = Key::decode(&key)?;
         reader.read(key, key.unseal(&frame)?)?;
     }
@@ -63,7 +63,7 @@ pub fn content(tree: &Tree, group: u64) -> Result<Vec<u8>, Damage> {
     let mut content = Vec::new();
     for chunk in 0.. {
         let key = Key { group, chunk };
-        let frame = tree.get(key.encode()).map_err(engine)?.ok_or(Damage::Missing { group, chunk })?;
+        let frame = tree.get(key.encode())?.ok_or(Damage::Missing { group, chunk })?;
         let frame = key.unseal(&frame)?;
         content.extend_from_slice(frame.body);
         if chunk + 1 == frame.chunks {
@@ -81,14 +81,14 @@ pub fn without_panic<T, E: From<Damage>>(read: impl FnOnce() -> Result<T, E>) ->
 
 /// The last group, unless it was cut off: then the one before. The frames of a group are written in order.
 fn newest_whole(tree: &Tree) -> Result<u64, Damage> {
-    let Some((key, frame)) = tree.last().map_err(engine)? else { return Ok(0) };
+    let Some((key, frame)) = tree.last()? else { return Ok(0) };
     let key = Key::decode(&key)?;
     let whole = key.unseal(&frame)?.chunks == key.chunk + 1;
     Ok(if whole { key.group } else { key.group.saturating_sub(1) })
 }
 
 fn keys(tree: &Tree, range: impl RangeBounds<[u8; 13]>) -> Result<Vec<Key>, Damage> {
-    tree.range(range).keys().map(|key| Key::decode(&key.map_err(engine)?)).collect()
+    tree.range(range).keys().map(|key| Key::decode(&key?)).collect()
 }
 
 struct Reader {
@@ -181,6 +181,8 @@ impl Reader {
     }
 }
 
-fn engine(error: sled::Error) -> Damage {
-    Damage::Engine(error.to_string())
+impl From<sled::Error> for Damage {
+    fn from(error: sled::Error) -> Damage {
+        Damage::Engine(error.to_string())
+    }
 }

@@ -89,7 +89,7 @@ fn group_that_is_not_the_one_that_was_written_is_refused() {
 
 #[test]
 fn unknown_key_is_refused() {
-    for key in [&[1, 2, 255][..], &[b'g', 0, 0], &[b'z'], &[&FILLED.encode()[..], &[0]].concat()] {
+    for key in [&[1, 2, 255][..], &[b'g', 0, 0], b"z", &[&FILLED.encode()[..], &[0]].concat()] {
         let dir = filled();
         tamper(&dir, |log| drop(log.db.insert(key, vec![0; 20]).unwrap()));
         let damage = refused_for_damage(&dir);
