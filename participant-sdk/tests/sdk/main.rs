@@ -7,6 +7,7 @@ mod conformance;
 mod context;
 mod coordinator;
 mod dial;
+mod in_flight;
 mod session;
 mod shop;
 mod sqlite;
