@@ -13,8 +13,8 @@
 //! 4. **Calls may fail in any way.** Make every [`Call`]; report the answer as [`Event::Reported`], or a failure, or
 //!    nothing: the engine has its own time-out. It repeats until it knows. Calls may be delayed, doubled and reordered;
 //!    participants are built for that.
-//! 5. **Timers.** Sleep until [`Engine::next_due`], then call [`Engine::pop_due`] until it returns `None` and handle
-//!    [`Event::Due`] for each; then [`Engine::evict`].
+//! 5. **Timers.** Sleep until [`Engine::next_due`], then handle [`Event::Due`] for what [`Engine::pop_due`] returns,
+//!    until that is `None` or it has been many (what is left is due still); then [`Engine::evict`].
 //! 6. **A participant that comes back.** For each transaction in [`Engine::waiting_for`] handle [`Event::Wake`].
 //! 7. **Recovery.** Before any event: [`Engine::replay`] each value of the log. Then handle [`Event::Resume`] for each
 //!    id in [`Engine::resumable`], some at a time if they are many: one that another event comes to is resumed by it.

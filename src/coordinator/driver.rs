@@ -50,8 +50,8 @@ pub struct Driver {
     quiet: Option<Instant>,
     /// Reports of calls that could not be sent.
     unsent: Vec<Event>,
-    /// Transactions to be gone on with: those of a participant that is back, or what the last life left open.
-    backlog: VecDeque<(Option<ParticipantName>, vec::IntoIter<TxId>)>,
+    /// Transactions to be gone on with. One for each reason at most.
+    backlog: VecDeque<Backlog>,
     draining: bool,
     /// When the batch at hand was taken up.
     now: Now,
@@ -77,6 +77,21 @@ pub enum DriverError {
     Log(#[from] AppendError),
     #[error("the log thread is gone")]
     LogThread,
+}
+
+/// Transactions that are gone on with by and by.
+#[derive(Debug)]
+struct Backlog {
+    why: Why,
+    transactions: vec::IntoIter<TxId>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Why {
+    /// The last life left them open.
+    Start,
+    /// This participant is back, and they wait for it.
+    Back(ParticipantName),
 }
 
 /// What waits for the log.
@@ -132,7 +147,7 @@ impl Driver {
         let retained = self.engine.counts().retained;
         self.now = self.coordinator.now();
         info!(open = open.len(), retained, "recovered the log");
-        self.backlog.push_back((None, open.into_iter()));
+        self.backlog.push_back(Backlog { why: Why::Start, transactions: open.into_iter() });
         // What had ended before the crash may never have been told.
         self.quiet = Some(Instant::now() + QUIET);
     }
@@ -193,10 +208,12 @@ impl Driver {
             }
             Input::ParticipantUp(participant) => {
                 let waiting = self.engine.waiting_for(&participant);
-                if !waiting.is_empty() {
-                    info!(%participant, transactions = waiting.len(), "a participant is back; making its calls now");
+                let (count, why) = (waiting.len(), Why::Back(participant.clone()));
+                self.backlog.retain(|older| older.why != why);
+                if count > 0 {
+                    info!(%participant, transactions = count, "a participant is back; making its calls now");
+                    self.backlog.push_back(Backlog { why, transactions: waiting.into_iter() });
                 }
-                self.backlog.push_back((Some(participant), waiting.into_iter()));
             }
             Input::Admission(admission) => {
                 if !self.draining {
@@ -235,17 +252,16 @@ impl Driver {
     }
 
     fn work_off(&mut self) {
-        for _ in 0..PORTION {
-            let Some((back, transactions)) = self.backlog.front_mut() else { return };
-            let event = match (transactions.next(), back) {
-                (Some(tx), Some(participant)) => Event::Wake { tx, participant: participant.clone() },
-                (Some(tx), None) => Event::Resume { tx },
-                (None, _) => {
-                    self.backlog.pop_front();
-                    continue;
-                }
-            };
-            self.step(event);
+        let Some(mut backlog) = self.backlog.pop_front() else { return };
+        for tx in backlog.transactions.by_ref().take(PORTION) {
+            self.step(match &backlog.why {
+                Why::Start => Event::Resume { tx },
+                Why::Back(participant) => Event::Wake { tx, participant: participant.clone() },
+            });
+        }
+        // The others have their turns first.
+        if backlog.transactions.len() > 0 {
+            self.backlog.push_back(backlog);
         }
     }
 

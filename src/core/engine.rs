@@ -95,8 +95,6 @@ pub struct Counts {
 /// How many transactions one call of [`Engine::list`] looks at: bounded, because others wait meanwhile.
 const LIST_SCAN_MAX: usize = 5_000;
 
-const DECODES: &str = "these records made a transaction before";
-
 /// How many transactions one call of [`Engine::evict`] forgets, for the same reason.
 const EVICT_MAX: usize = 1_000;
 
@@ -537,6 +535,8 @@ impl Engine {
         stored
     }
 }
+
+const DECODES: &str = "these records made a transaction before";
 
 impl Ended {
     fn new(transaction: Transaction) -> Ended {

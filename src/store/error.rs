@@ -38,7 +38,7 @@ pub enum OpenError {
     #[error("no space left on the disk of {}; free some{}", dir.display(), ballast_hint(ballast.as_deref()))]
     DiskFull { dir: PathBuf, ballast: Option<PathBuf> },
     #[error("{} has format version {found}, and this assent reads version {supported}; start the assent that wrote it{}",
-        path.display(), if found > supported { ", or a newer one" } else { "" })]
+        path.display(), if found > supported { ", or a newer one" } else { ", let it finish all transactions, and give this one an empty directory" })]
     OtherVersion { path: PathBuf, found: u32, supported: u32 },
     /// Going on could forget a decision, or tell another than was told before.
     #[error("refusing to start on data directory {}: {why}. Restore the whole directory from a backup; or move it away \

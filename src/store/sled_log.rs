@@ -21,8 +21,8 @@
 //! Groups are only ever dropped at the old end (Rosenblum and Ousterhout, *The design and implementation of a log-structured
 //! file system*, 1991, with the simplest choice of what to clean). `ledger.rs` knows how much of each group is still in
 //! force. When the log has more than twice what is in force, and 8 MiB, each new group brings along what is in force of the
-//! oldest ones, and says that those do not count any more; once it is durable their frames are removed. So a byte in force
-//! is copied once, at most, for each byte that is gained, and a removal needs no trace: what it removed is older.
+//! oldest ones, and says that those do not count any more; once it is durable their frames are removed. So over
+//! time a byte is copied at most for each byte that is gained, and a removal needs no trace: what it removed is older.
 //!
 //! # What sled must be spared
 //! `apply_batch` leaks, `flush_async` can deadlock, a page over 128 KiB goes to a file that is never synced, and its
@@ -92,8 +92,8 @@ pub struct SledLog {
 /// Keeps sled's background flush on, which also frees the space of overwritten values.
 const FLUSH_EVERY_MS: u64 = 500;
 
-/// How many bytes of old groups are looked through for each that is written, at most: with less than 2 the log would not get
-/// shorter, and with many a commit would wait.
+/// How many bytes of old groups are looked through for each that was written or voided, and then the rest of the group that
+/// this ends in: with less than 2 the log would not get shorter, and with many a commit would wait.
 const CLEAN_BYTES_PER_BYTE: u64 = 4;
 
 impl Default for SledOptions {
@@ -137,7 +137,7 @@ impl SledLog {
             broken: false,
             dir,
         };
-        log.begin_life(&scan.torn)
+        without_panic(|| log.begin_life(&scan.torn))
             .map_err(|failure| io_error(&log.dir, "write", &log.dir.sled_db(), failure.into_io()))?;
         lives.insert(epoch, life_tag);
         let cluster = log.witness.claim().cluster;
@@ -183,7 +183,7 @@ impl SledLog {
         self.witness.announce(group)?;
         self.content.begin(Header { cluster: self.witness.claim().cluster, previous: self.sum, oldest: 0 });
         self.ledger.begin();
-        let bytes: u64 = entries.iter().map(Entry::bytes).sum();
+        let bytes = entries.iter().map(Entry::bytes).sum::<u64>() + self.ledger.take_voided();
         self.make_room(bytes * CLEAN_BYTES_PER_BYTE)?;
         for entry in entries {
             self.push(entry);
@@ -220,8 +220,10 @@ impl SledLog {
         let content = scan::content(&self.db, group)?;
         let malformed = || Damage::Content { group };
         let (_, entries) = group::open(&content).ok_or_else(malformed)?;
-        for entry in entries {
-            let entry = entry.ok_or_else(malformed)?;
+        let entries = entries.collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
+        // A group can have several values of one transaction, and the last is in force. Once that is in the new group, this one
+        // is not the place of the transaction any more, so the others are passed over.
+        for entry in entries.into_iter().rev() {
             match entry {
                 Entry::Put { tx, .. } if self.ledger.is_in(tx, group) => self.push(&entry),
                 Entry::Life { .. } => self.push(&entry),

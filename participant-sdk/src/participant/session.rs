@@ -190,8 +190,8 @@ impl Session {
             let permit = match self.engine.try_permit() {
                 Some(permit) => permit,
                 None => {
-                    // The room may have to come from these.
-                    tokio::spawn(start(mem::take(&mut portion)));
+                    // Those in hand have room, and would keep it for ever if they did not begin.
+                    begin(&mut portion);
                     self.engine.permit().await
                 }
             };
@@ -204,12 +204,10 @@ impl Session {
                 drop(permit);
             }));
             if portion.len() == together {
-                tokio::spawn(start(mem::take(&mut portion)));
+                begin(&mut portion);
             }
         }
-        if !portion.is_empty() {
-            tokio::spawn(start(portion));
-        }
+        begin(&mut portion);
     }
 }
 
@@ -220,13 +218,19 @@ fn calls_together(calls: usize) -> usize {
     (calls / (4 * workers)).clamp(1, CALLS_TOGETHER_MAX)
 }
 
-/// Begins calls one after the other. Those that have to wait get tasks of their own.
-async fn start(calls: Vec<Pin<Box<impl Future<Output = ()> + Send + 'static>>>) {
-    for mut call in calls {
-        if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_pending() {
-            tokio::spawn(call);
-        }
+/// Has calls begin one after the other, in a task. Those that have to wait get tasks of their own.
+fn begin(portion: &mut Vec<Pin<Box<impl Future<Output = ()> + Send + 'static>>>) {
+    if portion.is_empty() {
+        return;
     }
+    let calls = mem::take(portion);
+    tokio::spawn(async {
+        for mut call in calls {
+            if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_pending() {
+                tokio::spawn(call);
+            }
+        }
+    });
 }
 
 /// A stream that is welcomed.

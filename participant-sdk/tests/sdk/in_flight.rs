@@ -17,6 +17,7 @@ use crate::session::{call, reserve};
 use crate::shop::tx;
 use crate::soon;
 
+/// Even where the calls that hang are all that the participant takes on, and more wait behind them.
 #[tokio::test]
 async fn draining_leaves_calls_that_hang() {
     let coordinator = Coordinator::start().await;

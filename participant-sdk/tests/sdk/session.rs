@@ -336,7 +336,6 @@ async fn draining_finishes_calls_in_flight_and_then_closes() {
     soon(shutdown).await.unwrap();
 }
 
-/// Even where the calls that hang are all that the participant takes on, and more wait behind them.
 #[tokio::test]
 async fn reply_over_the_coordinators_limit_is_trouble_that_names_it() {
     let (coordinator, memory) = (Coordinator::start().await, Memory::new(shelf()));

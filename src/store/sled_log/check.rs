@@ -20,14 +20,14 @@ pub fn check(tree: &Tree, witness: &Witness) -> Result<Checked, Refusal> {
     if scan.newest < claim.durable {
         return Err(Refusal::TailLost { durable: claim.durable, found: scan.newest });
     }
+    if scan.cluster.is_some_and(|cluster| cluster != claim.cluster) {
+        return Err(Refusal::Mismatch("they name different clusters"));
+    }
     if scan.asked.is_some_and(|sum| sum != claim.sum) {
-        return Err(Refusal::Mismatch("they knew another last group"));
+        return Err(Refusal::Mismatch("the group that the witness saw durable is another one in the log"));
     }
     if claim.durable > 0 && !scan.lives.has(claim.life.0, claim.life.1) {
         return Err(Refusal::Mismatch("the log does not know the life that the witness saw"));
-    }
-    if scan.cluster.is_some_and(|cluster| cluster != claim.cluster) {
-        return Err(Refusal::Mismatch("they name different clusters"));
     }
     let torn = scan.torn.last().map_or(0, |key| key.group);
     let last_begun = claim.begun.max(torn);

@@ -33,6 +33,9 @@ pub const FRAME_HEADER_BYTES: usize = 1 + 4 + 4 + 4;
 /// The most that a body can have.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_HEADER_BYTES;
 
+/// How much room is kept from one group for the next.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const LIFE: u8 = 3;
@@ -151,6 +154,7 @@ impl Content {
     /// Begins anew.
     pub fn begin(&mut self, header: Header) {
         self.0.clear();
+        self.0.shrink_to(KEPT_BYTES_MAX);
         self.0.extend_from_slice(header.cluster.as_bytes());
         self.0.extend_from_slice(&header.previous.to_le_bytes());
         self.0.extend_from_slice(&header.oldest.to_le_bytes());

@@ -14,7 +14,11 @@ pub struct Ledger {
     groups: VecDeque<Group>,
     /// The number of the first of them.
     oldest: u64,
+    /// Of all groups; it has no frames.
     total: Group,
+    /// Bytes that were in force, since this was last taken.
+    voided: u64,
+    pub waste_bytes_max: u64,
 }
 
 /// Where a value is.
@@ -24,19 +28,20 @@ struct Place {
     bytes: u32,
 }
 
-/// What is in a group, or in all of them.
+/// What is in a group.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Group {
     pub frames: u32,
+    /// With all that is around the entries.
     pub bytes: u64,
-    /// Of these bytes.
+    /// Of the entries.
     pub in_force: u64,
 }
 
 impl Ledger {
     /// Of a log that begins with this group.
     pub fn new(oldest: u64) -> Ledger {
-        Ledger { oldest, ..Ledger::default() }
+        Ledger { oldest, waste_bytes_max: WASTE_BYTES_MAX, ..Ledger::default() }
     }
 
     pub fn oldest(&self) -> u64 {
@@ -85,7 +90,7 @@ impl Ledger {
 
     /// More is kept than is worth it.
     pub fn is_wasteful(&self) -> bool {
-        self.total.bytes > 2 * self.total.in_force + WASTE_BYTES_MAX
+        self.total.bytes > 2 * self.total.in_force + self.waste_bytes_max
     }
 
     pub fn oldest_group(&self) -> Group {
@@ -101,8 +106,14 @@ impl Ledger {
         }
     }
 
+    /// How many bytes are not in force any more, since this was last asked.
+    pub fn take_voided(&mut self) -> u64 {
+        std::mem::take(&mut self.voided)
+    }
+
     fn void(&mut self, place: Place) {
         let bytes = u64::from(place.bytes);
+        self.voided += bytes;
         let at = usize::try_from(place.group - self.oldest).expect("as many as are in memory");
         self.groups[at].in_force -= bytes;
         self.total.in_force -= bytes;

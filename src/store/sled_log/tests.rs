@@ -176,6 +176,77 @@ fn log_stays_short_and_keeps_what_is_in_force() {
     assert!(kept < 12 << 20, "{kept} bytes are kept, and 0.7 MB are in force");
 }
 
+/// The group that makes room bears the old value of a transaction, brought along, and the new one, just written.
+#[test]
+fn value_that_is_replaced_in_the_group_that_brings_it_along_stays_replaced() {
+    let dir = filled();
+    let (mut log, opened) = open(&dir).unwrap();
+    log.ledger.waste_bytes_max = 0;
+    // The oldest groups are wasteful, and this one makes room: it brings 1 along, and overwrites it.
+    log.append_batch(opened.epoch, &[put(3, 10), put(2, 10)], Durability::Lazy).unwrap();
+    log.append_batch(opened.epoch, &[put(1, 40), put(1, 30)], Durability::Forced).unwrap();
+    let expected = state(initial(), &[put(3, 10), put(2, 10), put(1, 30)]);
+    let replaced_in = log.newest;
+    while log.ledger.oldest() <= replaced_in {
+        log.append_batch(opened.epoch, &[put(9, 100)], Durability::Forced).unwrap();
+    }
+    let expected = state(expected, &[put(9, 100)]);
+    assert!(values(&mut log) == expected);
+    drop(log);
+    assert!(values(&mut open(&dir).unwrap().0) == expected);
+}
+
+#[test]
+fn whatever_is_put_replaced_and_removed_is_there_after_room_was_made() {
+    let mut random = 1_u64;
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for _history in 0..20 {
+        let dir = filled();
+        let mut expected = initial();
+        let mut dropped = 0;
+        for _life in 0..4 {
+            let (mut log, opened) = open(&dir).unwrap();
+            assert!(values(&mut log) == expected);
+            log.ledger.waste_bytes_max = 2_000;
+            for _ in 0..40 {
+                let mut write = |_| match draw(3) {
+                    0 => remove(draw(12)),
+                    _ => put(draw(12), usize::try_from(1 + draw(700)).unwrap()),
+                };
+                let batch: Vec<_> = (0..6).map(&mut write).collect();
+                let durability = [Durability::Lazy, Durability::Forced][usize::try_from(draw(2)).unwrap()];
+                log.append_batch(opened.epoch, &batch, durability).unwrap();
+                expected = state(expected, &batch);
+                assert!(values(&mut log) == expected);
+            }
+            dropped += log.ledger.oldest();
+            Box::new(log).close().unwrap();
+        }
+        assert!(dropped > 100, "hardly any room was made: {dropped}");
+    }
+}
+
+/// A disk that is nearly full gets no more writes but these.
+#[test]
+fn log_gets_short_by_removals_alone() {
+    let dir = filled();
+    let (mut log, opened) = open(&dir).unwrap();
+    for thousand in 0..20 {
+        let batch: Vec<_> = (0..1_000).map(|n| put(1_000 * thousand + n, 1_000)).collect();
+        log.append_batch(opened.epoch, &batch, Durability::Forced).unwrap();
+    }
+    for thousand in 0..20 {
+        let batch: Vec<_> = (0..1_000).map(|n| remove(1_000 * thousand + n)).collect();
+        log.append_batch(opened.epoch, &batch, Durability::Forced).unwrap();
+    }
+    log.append_batch(opened.epoch, &[], Durability::Forced).unwrap();
+    let kept: usize = log.db.iter().map(|entry| entry.unwrap().1.len()).sum();
+    assert!(kept < 10 << 20, "{kept} bytes are kept of 20 MB that are not in force");
+}
+
 #[test]
 fn frames_of_groups_that_do_not_count_are_removed_once_that_is_durable() {
     let dir = filled();
