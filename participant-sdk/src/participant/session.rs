@@ -187,13 +187,12 @@ impl Session {
         let together = calls_together(message.calls.len());
         let mut portion = Vec::with_capacity(together);
         for call in message.calls {
-            let permit = match self.engine.try_permit() {
-                Some(permit) => permit,
-                None => {
-                    // Those in hand have room, and would keep it for ever if they did not begin.
-                    begin(&mut portion);
-                    self.engine.permit().await
-                }
+            let permit = if let Some(permit) = self.engine.try_permit() {
+                permit
+            } else {
+                // Those in hand have room, and would keep it for ever if they did not begin.
+                begin(&mut portion);
+                self.engine.permit().await
             };
             let (engine, caller, outgoing) = (Arc::clone(&self.engine), caller.clone(), outgoing.clone());
             // Boxed, because a future of this size is dear to move.
