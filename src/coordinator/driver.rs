@@ -21,8 +21,8 @@ use crate::transport::Transport;
 /// How many inputs are taken in one go.
 const BATCH_MAX: usize = 1_024;
 
-/// How many transactions are gone on with in one go, after a start or when a participant is back. Others take their turns in
-/// between.
+/// How many transactions are gone on with in one go, when many are due, after a start or when a participant is back. Others take
+/// their turns in between.
 const PORTION: usize = 256;
 
 /// How long after the last end of a transaction the log is synced for the horizon alone, where no decision was. Only then may
@@ -243,7 +243,7 @@ impl Driver {
     /// Not all at once, if many are due: what is left is due still.
     fn handle_due(&mut self) {
         let now = self.now;
-        for _ in 0..BATCH_MAX {
+        for _ in 0..PORTION {
             let Some(tx) = self.engine.pop_due(now.mono) else { break };
             self.step(Event::Due { tx });
         }
