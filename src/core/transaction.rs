@@ -13,8 +13,8 @@ use super::words::{
     BranchState, Completion, Decision, Operation, Outcome, Protocol, ReservationClass, State, Vote, Wait,
 };
 
-/// Enough for the history of a transaction with two branches until it is decided.
-pub(super) const HISTORY_BYTES: usize = 128;
+/// Enough for the history of a transaction with two branches, whose names have a dozen letters, until it is decided.
+pub(super) const HISTORY_BYTES: usize = 112;
 
 /// One transaction.
 #[derive(Clone, Debug)]

@@ -483,7 +483,40 @@ fn permits(max_in_flight: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    fn branch() -> Branch {
+        let xid = "00000000-0000-8000-8000-004000000000".parse().unwrap();
+        Branch::new(xid, "a".parse().unwrap(), "shop/stock".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn turn_passes_over_those_who_gave_up_waiting_for_it() {
+        let (locks, branch) = (Arc::new(Locks::default()), branch());
+        let first = Locks::lock(&locks, &branch).await.unwrap();
+        let [mut gives_up, mut waits] = [(), ()].map(|()| Box::pin(Locks::lock(&locks, &branch)));
+        assert!(gives_up.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
+        drop(gives_up);
+        drop(first);
+        let second = waits.as_mut().now_or_never().expect("it is its turn").unwrap();
+        drop(second);
+        assert!(locks.table().is_empty(), "a branch without calls is kept");
+    }
+
+    #[tokio::test]
+    async fn turn_that_came_to_one_who_had_just_given_up_goes_on_to_the_next() {
+        let (locks, branch) = (Arc::new(Locks::default()), branch());
+        let first = Locks::lock(&locks, &branch).await.unwrap();
+        let [mut gives_up, mut waits] = [(), ()].map(|()| Box::pin(Locks::lock(&locks, &branch)));
+        assert!(gives_up.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(waits.as_mut().now_or_never().is_none(), "another is before it");
+        drop(gives_up);
+        drop(waits.as_mut().now_or_never().expect("it is its turn").unwrap());
+        assert!(locks.table().is_empty(), "a branch without calls is kept");
+    }
 
     #[test]
     fn long_text_is_cut_between_characters() {
