@@ -1,13 +1,17 @@
 //! What a damaged, lost, swapped or foreign data directory leads to: exactly what was there, or a refusal.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use assent::core::{Epoch, Shard, TxId};
 use assent::store::{DecisionLog, Durability, OpenError, Opened, Refusal};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::support::{contents, copy_dir, open_sled, put, remove};
 
@@ -258,19 +262,46 @@ impl Filled {
         }
     }
 
-    /// Whether opening the directory is refused; where it is not, all must be there and nothing else.
+    /// Whether opening the directory is refused; where it is not, all must be there and nothing else. Another process tries,
+    /// as a daemon would: on some damage sled takes its process down, and that is a refusal, too.
     fn exact_or_refused(&self, dir: &Path, what: &str) -> bool {
-        match open_sled(dir) {
-            Err(_) => true,
-            Ok((mut log, opened)) => {
-                assert!(contents(&mut log) == self.values, "{what}: opened with other values");
-                assert_eq!(opened.cluster, self.opened.cluster, "{what}");
-                assert_eq!(opened.epoch, Epoch(2), "{what}");
-                assert!(opened.lives.contains(born_in(&self.opened)), "{what}");
-                false
-            }
-        }
+        let born = born_in(&self.opened);
+        let output = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "damage::what_another_process_finds", "--nocapture"])
+            .env(DIR, dir)
+            .env(BORN, born.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let Some(found) = said.lines().find(|line| line.starts_with(FOUND)) else { return true };
+        let expected = found_line(self.opened.cluster, Epoch(2), true, &self.values);
+        assert_eq!(found, expected, "{what}: opened as something else");
+        false
     }
+}
+
+const DIR: &str = "ASSENT_TEST_DAMAGED_DIR";
+const BORN: &str = "ASSENT_TEST_DAMAGED_BORN";
+const FOUND: &str = "found: ";
+
+/// Opens the directory that it is told, and says what is in it; says nothing where that is refused.
+#[test]
+#[expect(clippy::print_stdout, reason = "the other process listens to it")]
+fn what_another_process_finds() {
+    let Some(dir) = env::var_os(DIR) else { return };
+    let born = env::var(BORN).unwrap().parse().unwrap();
+    if let Ok((mut log, opened)) = open_sled(Path::new(&dir)) {
+        let values = contents(&mut log);
+        let line = found_line(opened.cluster, opened.epoch, opened.lives.contains(born), &values);
+        println!("\n{line}");
+    }
+}
+
+fn found_line(cluster: Uuid, epoch: Epoch, knows: bool, values: &BTreeMap<TxId, Vec<u8>>) -> String {
+    let mut hasher = DefaultHasher::new();
+    values.hash(&mut hasher);
+    let hash = hasher.finish();
+    format!("{FOUND}cluster {cluster}, {epoch:?}, knows the life: {knows}, {} values {hash:x}", values.len())
 }
 
 fn born_in(life: &Opened) -> TxId {
