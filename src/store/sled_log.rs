@@ -46,7 +46,7 @@ use sled::Db;
 
 use self::check::{Checked, check};
 use self::data_dir::DataDir;
-use self::group::{Content, Entry, FRAME_HEADER_BYTES, Header, Key};
+use self::group::{Content, Entry, Header, Key};
 use self::ledger::Ledger;
 use self::scan::{Values, scan, without_panic};
 use self::witness::Witness;
@@ -189,14 +189,14 @@ impl SledLog {
             self.push(entry);
         }
         self.content.set_oldest(self.ledger.oldest());
-        let mut frames: u32 = 0;
-        for (key, frame) in self.content.frames(group) {
+        let sum = self.content.sum();
+        let mut frames = 0;
+        for (key, frame) in self.content.frames(group, sum) {
             self.db.insert(key.encode(), frame)?;
             frames += 1;
         }
-        let stored = self.content.bytes().len() + frames as usize * FRAME_HEADER_BYTES;
-        self.ledger.end(frames, stored as u64);
-        (self.newest, self.sum) = (group, self.content.sum());
+        self.ledger.end(frames, self.content.bytes());
+        (self.newest, self.sum) = (group, sum);
         Ok(())
     }
 
@@ -234,13 +234,8 @@ impl SledLog {
     }
 
     fn push(&mut self, entry: &Entry<'_>) {
-        let bytes = entry.bytes();
         self.content.push(entry);
-        match *entry {
-            Entry::Put { tx, .. } => self.ledger.put(tx, bytes),
-            Entry::Remove { tx } => self.ledger.remove(tx),
-            Entry::Life { .. } => self.ledger.keep(bytes),
-        }
+        self.ledger.record(entry);
     }
 
     /// Runs something that writes; after a failure nothing is written any more.

@@ -1,6 +1,5 @@
 //! The thread that writes the log.
 
-use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::{AppendError, DecisionLog, Durability, LogWrite};
-use crate::core::Epoch;
+use crate::core::{Epoch, Map};
 
 /// Writes that belong together, with a number to report them by.
 #[derive(Clone, Debug)]
@@ -176,7 +175,7 @@ fn without_superseded(mut writes: Vec<LogWrite>) -> Vec<LogWrite> {
     if writes.len() < 2 {
         return writes;
     }
-    let last: HashMap<_, _> = writes.iter().enumerate().map(|(at, write)| (write.tx(), at)).collect();
+    let last: Map<_, _> = writes.iter().enumerate().map(|(at, write)| (write.tx(), at)).collect();
     if last.len() < writes.len() {
         let mut at = 0..;
         writes.retain(|write| at.next() == Some(last[&write.tx()]));

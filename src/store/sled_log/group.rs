@@ -193,9 +193,8 @@ impl Content {
         crc32c::crc32c(&self.0)
     }
 
-    /// The frames that hold it, as those of `group`.
-    pub fn frames(&self, group: u64) -> impl Iterator<Item = (Key, Vec<u8>)> + '_ {
-        let sum = self.sum();
+    /// The frames that hold it, as those of `group`. `sum` is its checksum.
+    pub fn frames(&self, group: u64, sum: u32) -> impl Iterator<Item = (Key, Vec<u8>)> + '_ {
         let chunks = u32::try_from(self.0.len().div_ceil(BODY_BYTES_MAX)).expect("a group fits in memory");
         let keys = (0..chunks).map(move |chunk| Key { group, chunk });
         keys.zip(self.0.chunks(BODY_BYTES_MAX)).map(move |(key, body)| (key, key.seal(chunks, sum, body)))
@@ -288,7 +287,7 @@ mod tests {
                 assert_eq!(content.bytes().len() as u64 - before, entry.bytes());
             }
             let mut found = Vec::new();
-            for (key, frame) in content.frames(5) {
+            for (key, frame) in content.frames(5, content.sum()) {
                 assert!(frame.len() <= FRAME_BYTES_MAX);
                 assert_eq!(Key::decode(&key.encode()), Ok(key));
                 let frame = key.unseal(&frame).unwrap();

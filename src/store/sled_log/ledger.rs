@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::group::{Entry, FRAME_HEADER_BYTES};
 use crate::core::{Map, TxId};
 
 /// What the log may waste, besides as much as is in force: 8 MiB.
@@ -53,15 +54,24 @@ impl Ledger {
         self.groups.push_back(Group::default());
     }
 
-    /// The newest group is whole, and takes so much.
-    pub fn end(&mut self, frames: u32, bytes: u64) {
+    /// The newest group is whole: this is its content, in so many frames.
+    pub fn end(&mut self, frames: u32, content: &[u8]) {
+        let bytes = (content.len() + FRAME_HEADER_BYTES * frames as usize) as u64;
         let newest = self.newest();
         (newest.frames, newest.bytes) = (frames, bytes);
         self.total.bytes += bytes;
     }
 
-    /// In the newest group is now the value of this transaction.
-    pub fn put(&mut self, tx: TxId, bytes: u64) {
+    /// The newest group has this.
+    pub fn record(&mut self, entry: &Entry<'_>) {
+        match *entry {
+            Entry::Put { tx, .. } => self.put(tx, entry.bytes()),
+            Entry::Remove { tx } => self.remove(tx),
+            Entry::Life { .. } => self.keep(entry.bytes()),
+        }
+    }
+
+    fn put(&mut self, tx: TxId, bytes: u64) {
         let group = self.oldest + self.groups.len() as u64 - 1;
         let place = Place { group, bytes: u32::try_from(bytes).expect("at most 64 MiB") };
         if let Some(former) = self.places.insert(tx, place) {
@@ -70,15 +80,13 @@ impl Ledger {
         self.keep(bytes);
     }
 
-    /// The transaction has no value any more.
-    pub fn remove(&mut self, tx: TxId) {
+    fn remove(&mut self, tx: TxId) {
         if let Some(former) = self.places.remove(&tx) {
             self.void(former);
         }
     }
 
-    /// In the newest group is something that stays in force.
-    pub fn keep(&mut self, bytes: u64) {
+    fn keep(&mut self, bytes: u64) {
         self.newest().in_force += bytes;
         self.total.in_force += bytes;
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use sled::Tree;
 use uuid::Uuid;
 
-use super::group::{self, Entry, FRAME_HEADER_BYTES, Frame, Key};
+use super::group::{self, Entry, Frame, Key};
 use super::ledger::Ledger;
 use crate::core::{Map, TxId};
 use crate::store::writer::panic_text;
@@ -130,8 +130,7 @@ impl Reader {
             return Err(Damage::Checksum(format!("group {}", key.group)));
         }
         self.take(key.group, &content)?;
-        let stored = content.len() + FRAME_HEADER_BYTES * frame.chunks as usize;
-        self.scan.ledger.end(frame.chunks, stored as u64);
+        self.scan.ledger.end(frame.chunks, &content);
         (self.scan.newest, self.scan.sum) = (key.group, frame.sum);
         if key.group == self.ask {
             self.scan.asked = Some(frame.sum);
@@ -143,8 +142,8 @@ impl Reader {
     }
 
     fn take(&mut self, group: u64, content: &[u8]) -> Result<(), Damage> {
-        let malformed = Damage::Content { group };
-        let (header, entries) = group::open(content).ok_or(malformed.clone())?;
+        let malformed = || Damage::Content { group };
+        let (header, entries) = group::open(content).ok_or_else(malformed)?;
         let scan = &mut self.scan;
         let first = scan.cluster.is_none();
         if !first && (header.previous != scan.sum || scan.cluster != Some(header.cluster)) {
@@ -153,21 +152,12 @@ impl Reader {
         scan.cluster = Some(header.cluster);
         scan.ledger.begin();
         for entry in entries {
-            let entry = entry.ok_or(malformed.clone())?;
-            let bytes = entry.bytes();
+            let entry = entry.ok_or_else(malformed)?;
+            scan.ledger.record(&entry);
             match entry {
-                Entry::Put { tx, value } => {
-                    scan.ledger.put(tx, bytes);
-                    scan.values.insert(tx, value.to_vec());
-                }
-                Entry::Remove { tx } => {
-                    scan.ledger.remove(tx);
-                    scan.values.remove(&tx);
-                }
-                Entry::Life { epoch, tag } => {
-                    scan.ledger.keep(bytes);
-                    scan.lives.insert(epoch, tag);
-                }
+                Entry::Put { tx, value } => drop(scan.values.insert(tx, value.to_vec())),
+                Entry::Remove { tx } => drop(scan.values.remove(&tx)),
+                Entry::Life { epoch, tag } => scan.lives.insert(epoch, tag),
             }
         }
         Ok(())

@@ -377,7 +377,7 @@ fn replace(log: &SledLog, group: u64, header: Header) {
     let mut content = Content::default();
     content.begin(header);
     content.push(&Entry::Put { tx: tx(1), value: b"other" });
-    for (key, frame) in content.frames(group) {
+    for (key, frame) in content.frames(group, content.sum()) {
         log.db.insert(key.encode(), frame).unwrap();
     }
 }
