@@ -32,10 +32,13 @@ mod check;
 mod data_dir;
 mod group;
 mod ledger;
+mod medium;
 mod scan;
 mod witness;
 
 pub use self::data_dir::free_bytes;
+pub use self::medium::{Medium, RawKey, Sled, WitnessFile};
+pub use self::witness::Witness;
 
 use std::fmt;
 use std::fs::File;
@@ -45,14 +48,13 @@ use std::path::Path;
 use sled::Db;
 
 use self::check::{Checked, check};
-use self::data_dir::DataDir;
+use self::data_dir::{DataDir, ballast_if_kept, sled, sled_db};
 use self::group::{Content, Entry, Header, Key};
 use self::ledger::Ledger;
 use self::scan::{Values, scan, without_panic};
-use self::witness::Witness;
 use super::error::ballast_hint;
 use super::{
-    AppendError, Damage, DecisionLog, Durability, LogWrite, OpenError, Opened, Refusal, ReplayError,
+    AppendError, Ballast, Damage, DecisionLog, Durability, LogWrite, OpenError, Opened, Refusal, ReplayError,
     VALUE_BYTES_MAX, draw_life_tag,
 };
 use crate::core::{Epoch, TxId};
@@ -66,12 +68,11 @@ pub struct SledOptions {
     pub cache_bytes: u64,
 }
 
-/// The decision log in a data directory. How it works is told at the top of `store/sled_log.rs`.
-pub struct SledLog {
-    db: Db,
-    /// Our own handle to sled's file: the only way to sync it.
-    file: File,
-    witness: Witness,
+/// The decision log in a data directory. How it works is told at the top of `store/sled_log.rs`. `M` is [`Sled`], but in
+/// simulations.
+pub struct SledLog<M: Medium = Sled> {
+    medium: M,
+    witness: Witness<M::Witness>,
     life: (Epoch, u32),
     /// The last group that is in the database.
     newest: u64,
@@ -85,8 +86,6 @@ pub struct SledLog {
     found: Option<Values>,
     /// An append failed: what is on disk is not known any more, and stays as it is.
     broken: bool,
-    /// Dropped last: the directory is ours until sled has let go of it.
-    dir: DataDir,
 }
 
 /// Keeps sled's background flush on, which also frees the space of overwritten values.
@@ -111,21 +110,31 @@ impl SledLog {
         let dir = DataDir::claim(dir)?;
         let ballast = dir
             .keep_ballast(options.ballast_bytes)
-            .map_err(|source| io_error(&dir, "keep ballast in", &dir.ballast(), source))?;
+            .map_err(|source| io_error(dir.path(), "keep ballast in", &dir.ballast(), source))?;
         let witness = find_witness(&dir)?;
         let db = open_engine(&dir, options)?;
+        let sled = sled_db(dir.path());
+        let failed = |source| OpenError::Io { action: "open", path: sled, source };
+        let (log, opened) = SledLog::open_on(Sled::new(db, dir).map_err(failed)?, witness)?;
+        Ok((log, Opened { ballast, ..opened }))
+    }
+}
+
+impl<M: Medium> SledLog<M> {
+    /// Checks all of a log that is there or is to be, and takes the next epoch.
+    ///
+    /// # Errors
+    /// [`OpenError`], as of [`open`](SledLog::open).
+    pub fn open_on(medium: M, witness: Witness<M::Witness>) -> Result<(SledLog<M>, Opened), OpenError> {
         let Checked { scan, cut_off } =
-            without_panic(|| check(&db, &witness)).map_err(|why| refused(&dir, why))?;
+            without_panic(|| check(&medium, &witness)).map_err(|why| refused(medium.dir(), why))?;
 
         let mut lives = scan.lives;
         let epoch =
-            lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: dir.path().to_owned() })?;
-        let file =
-            File::open(dir.sled_db()).map_err(|source| io_error(&dir, "open", &dir.sled_db(), source))?;
+            lives.next_epoch().ok_or_else(|| OpenError::EpochsUsedUp { dir: medium.dir().to_owned() })?;
         let life_tag = draw_life_tag();
         let mut log = SledLog {
-            db,
-            file,
+            medium,
             witness,
             life: (epoch, life_tag),
             newest: scan.newest,
@@ -135,25 +144,26 @@ impl SledLog {
             content: Content::default(),
             found: Some(scan.values),
             broken: false,
-            dir,
         };
-        without_panic(|| log.begin_life(&scan.torn))
-            .map_err(|failure| io_error(&log.dir, "write", &log.dir.sled_db(), failure.into_io()))?;
+        without_panic(|| log.begin_life(&scan.torn)).map_err(|failure| {
+            let dir = log.medium.dir();
+            io_error(dir, "write", &sled_db(dir), failure.into_io())
+        })?;
         lives.insert(epoch, life_tag);
         let cluster = log.witness.claim().cluster;
-        Ok((log, Opened { cluster, epoch, life_tag, lives, cut_off, ballast }))
+        Ok((log, Opened { cluster, epoch, life_tag, lives, cut_off, ballast: Ballast::Off }))
     }
 
     /// Removes what the last crash cut off, whose number the next group takes, and makes this life durable.
     fn begin_life(&mut self, torn: &[Key]) -> Result<(), Failure> {
         for key in torn {
-            self.db.remove(key.encode())?;
+            self.medium.remove(key.encode())?;
         }
         let (epoch, tag) = self.life;
         self.write_group(&[Entry::Life { epoch, tag }])?;
         self.sync()?;
         self.witness.sync()?;
-        Ok(self.dir.sync()?)
+        Ok(self.medium.sync_names()?)
     }
 
     fn append(&mut self, batch: &[LogWrite], durability: Durability) -> Result<(), Failure> {
@@ -169,11 +179,10 @@ impl SledLog {
 
     /// Makes everything durable, and so the end of groups that do not count any more.
     fn sync(&mut self) -> Result<(), Failure> {
-        self.db.flush()?;
-        self.file.sync_data()?;
+        self.medium.sync()?;
         self.witness.confirm(self.life, self.newest, self.sum)?;
         for key in self.stale.drain(..) {
-            self.db.remove(key.encode())?;
+            self.medium.remove(key.encode())?;
         }
         Ok(())
     }
@@ -192,7 +201,7 @@ impl SledLog {
         let sum = self.content.sum();
         let mut frames = 0;
         for (key, frame) in self.content.frames(group, sum) {
-            self.db.insert(key.encode(), frame)?;
+            self.medium.insert(key.encode(), frame)?;
             frames += 1;
         }
         self.ledger.end(frames, self.content.bytes());
@@ -217,7 +226,7 @@ impl SledLog {
     }
 
     fn bring_along(&mut self, group: u64) -> Result<(), Failure> {
-        let content = scan::content(&self.db, group)?;
+        let content = scan::content(&self.medium, group)?;
         let malformed = || Damage::Content { group };
         let (_, entries) = group::open(&content).ok_or_else(malformed)?;
         let entries = entries.collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
@@ -241,20 +250,20 @@ impl SledLog {
     /// Runs something that writes; after a failure nothing is written any more.
     fn fail_stop(
         &mut self,
-        write: impl FnOnce(&mut SledLog) -> Result<(), Failure>,
+        write: impl FnOnce(&mut SledLog<M>) -> Result<(), Failure>,
     ) -> Result<(), AppendError> {
         if self.broken {
             return Err(AppendError::Unknown("an earlier write failed".to_owned()));
         }
         // Set first, so that it stays set when sled panics.
         self.broken = true;
-        write(self).map_err(|failure| AppendError::Unknown(failure.explain(&self.dir)))?;
+        write(self).map_err(|failure| AppendError::Unknown(failure.explain(self.medium.dir())))?;
         self.broken = false;
         Ok(())
     }
 }
 
-impl DecisionLog for SledLog {
+impl<M: Medium> DecisionLog for SledLog<M> {
     fn append_batch(
         &mut self,
         epoch: Epoch,
@@ -277,7 +286,7 @@ impl DecisionLog for SledLog {
     ) -> Result<(), ReplayError> {
         let values = match self.found.take() {
             Some(values) => values,
-            None => without_panic(|| scan(&self.db, 0))?.values,
+            None => without_panic(|| scan(&self.medium, 0))?.values,
         };
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_unstable_by_key(|(tx, _)| *tx);
@@ -292,26 +301,24 @@ impl DecisionLog for SledLog {
     }
 }
 
-impl fmt::Debug for SledLog {
+impl<M: Medium> fmt::Debug for SledLog<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // sled's own would print every value.
         f.debug_struct("SledLog")
-            .field("dir", &self.dir.path())
+            .field("dir", &self.medium.dir())
             .field("life", &self.life)
             .finish_non_exhaustive()
     }
 }
 
 /// The witness of the log in `dir`; a new one where there is no log yet.
-fn find_witness(dir: &DataDir) -> Result<Witness, OpenError> {
+fn find_witness(dir: &DataDir) -> Result<Witness<File>, OpenError> {
     let refused = |why| OpenError::Refused { dir: dir.path().to_owned(), why };
-    match Witness::read(dir.path(), &dir.witness())? {
+    match Witness::find(&dir.witness())? {
         // It is made before sled's directory, so the one without the other is a loss.
         None if dir.sled().exists() => Err(refused(Refusal::WitnessMissing)),
-        None => Witness::create(&dir.witness()).map_err(|error| match error {
-            OpenError::Io { action, path, source } => io_error(dir, action, &path, source),
-            other => other,
-        }),
+        None => Witness::make(&dir.witness())
+            .map_err(|source| io_error(dir.path(), "create", &dir.witness(), source)),
         Some(witness) if witness.claim().durable > 0 && !dir.sled_db().exists() => {
             Err(refused(Refusal::LogMissing))
         }
@@ -327,9 +334,9 @@ fn open_engine(dir: &DataDir, options: &SledOptions) -> Result<Db, OpenError> {
         .flush_every_ms(Some(FLUSH_EVERY_MS));
     match without_panic(|| Ok::<_, Damage>(config.open())) {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(source))) => Err(io_error(dir, "open", &dir.sled_db(), source)),
-        Ok(Err(other)) => Err(refused(dir, Damage::Engine(other.to_string()).into())),
-        Err(panic) => Err(refused(dir, panic.into())),
+        Ok(Err(sled::Error::Io(source))) => Err(io_error(dir.path(), "open", &dir.sled_db(), source)),
+        Ok(Err(other)) => Err(refused(dir.path(), Damage::Engine(other.to_string()).into())),
+        Err(panic) => Err(refused(dir.path(), panic.into())),
     }
 }
 
@@ -349,18 +356,18 @@ fn check_length(write: &LogWrite) -> Result<(), Failure> {
     }
 }
 
-fn refused(dir: &DataDir, why: Refusal) -> OpenError {
+fn refused(dir: &Path, why: Refusal) -> OpenError {
     match why {
         Refusal::Damaged(Damage::OtherVersion { found, supported }) => {
-            OpenError::OtherVersion { path: dir.sled(), found, supported }
+            OpenError::OtherVersion { path: sled(dir), found, supported }
         }
-        why => OpenError::Refused { dir: dir.path().to_owned(), why },
+        why => OpenError::Refused { dir: dir.to_owned(), why },
     }
 }
 
-fn io_error(dir: &DataDir, action: &'static str, path: &Path, source: io::Error) -> OpenError {
+fn io_error(dir: &Path, action: &'static str, path: &Path, source: io::Error) -> OpenError {
     if source.kind() == io::ErrorKind::StorageFull {
-        return OpenError::DiskFull { dir: dir.path().to_owned(), ballast: dir.ballast_if_kept() };
+        return OpenError::DiskFull { dir: dir.to_owned(), ballast: ballast_if_kept(dir) };
     }
     OpenError::Io { action, path: path.to_owned(), source }
 }
@@ -371,20 +378,9 @@ enum Failure {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Engine(sled::Error),
-    #[error(transparent)]
     Damaged(#[from] Damage),
     #[error("the value of transaction {tx} has {bytes} bytes; the limit is {VALUE_BYTES_MAX}")]
     TooLong { tx: TxId, bytes: usize },
-}
-
-impl From<sled::Error> for Failure {
-    fn from(error: sled::Error) -> Failure {
-        match error {
-            sled::Error::Io(error) => Failure::Io(error),
-            other => Failure::Engine(other),
-        }
-    }
 }
 
 impl Failure {
@@ -396,14 +392,14 @@ impl Failure {
     }
 
     /// The failure as an operator should read it.
-    fn explain(&self, dir: &DataDir) -> String {
+    fn explain(&self, dir: &Path) -> String {
         match self {
             Failure::Io(error) if error.kind() == io::ErrorKind::StorageFull => format!(
                 "no space left on the disk of {}; free some{}, and start again",
-                dir.path().display(),
-                ballast_hint(dir.ballast_if_kept().as_deref())
+                dir.display(),
+                ballast_hint(ballast_if_kept(dir).as_deref())
             ),
-            other => format!("{other} ({})", dir.sled_db().display()),
+            other => format!("{other} ({})", sled_db(dir).display()),
         }
     }
 }

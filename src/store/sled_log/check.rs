@@ -1,7 +1,6 @@
 //! Holding what is in the database against what the witness says of it.
 
-use sled::Tree;
-
+use super::medium::Medium;
 use super::scan::{Scan, scan};
 use super::witness::Witness;
 use crate::store::{CutOff, Refusal};
@@ -14,9 +13,9 @@ pub struct Checked {
 }
 
 /// Reads all of the log and holds it against the witness.
-pub fn check(tree: &Tree, witness: &Witness) -> Result<Checked, Refusal> {
+pub fn check<M: Medium>(medium: &M, witness: &Witness<M::Witness>) -> Result<Checked, Refusal> {
     let claim = witness.claim();
-    let scan = scan(tree, claim.durable)?;
+    let scan = scan(medium, claim.durable)?;
     if scan.newest < claim.durable {
         return Err(Refusal::TailLost { durable: claim.durable, found: scan.newest });
     }

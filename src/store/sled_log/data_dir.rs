@@ -56,12 +56,12 @@ impl DataDir {
 
     /// sled's own directory.
     pub fn sled(&self) -> PathBuf {
-        self.path.join("sled")
+        sled(&self.path)
     }
 
     /// The file in which sled keeps all data.
     pub fn sled_db(&self) -> PathBuf {
-        self.path.join("sled").join("db")
+        sled_db(&self.path)
     }
 
     pub fn witness(&self) -> PathBuf {
@@ -69,7 +69,7 @@ impl DataDir {
     }
 
     pub fn ballast(&self) -> PathBuf {
-        self.path.join("ballast")
+        ballast(&self.path)
     }
 
     /// Waits for a log of this process that was closed just now. A task in sled's thread pool, or a process that another
@@ -91,11 +91,6 @@ impl DataDir {
             }
         }
         Err(OpenError::InUse { dir: self.path.clone(), pid: None })
-    }
-
-    /// The ballast file, if it is there to be deleted.
-    pub fn ballast_if_kept(&self) -> Option<PathBuf> {
-        Some(self.ballast()).filter(|path| path.exists())
     }
 
     /// Sees to it that the ballast file is there, and that its blocks are.
@@ -139,6 +134,25 @@ impl Drop for DataDir {
         // process runs its program it has the file too, and with it the lock.
         let _ = self.lock.unlock();
     }
+}
+
+/// sled's directory within a data directory, for messages too.
+pub fn sled(dir: &Path) -> PathBuf {
+    dir.join("sled")
+}
+
+/// sled's file within a data directory.
+pub fn sled_db(dir: &Path) -> PathBuf {
+    sled(dir).join("db")
+}
+
+/// The ballast file of a data directory, if it is there to be deleted.
+pub fn ballast_if_kept(dir: &Path) -> Option<PathBuf> {
+    Some(ballast(dir)).filter(|path| path.exists())
+}
+
+fn ballast(dir: &Path) -> PathBuf {
+    dir.join("ballast")
 }
 
 /// The space left to us on the file system of `dir`, in bytes.

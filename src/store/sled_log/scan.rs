@@ -1,13 +1,14 @@
 //! Reading all of the database, and believing none of it unchecked.
 
+use std::io;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sled::Tree;
 use uuid::Uuid;
 
 use super::group::{self, Entry, Frame, Key};
 use super::ledger::Ledger;
+use super::medium::{Medium, RawKey};
 use crate::core::{Map, TxId};
 use crate::store::writer::panic_text;
 use crate::store::{Damage, Lives};
@@ -35,11 +36,11 @@ pub struct Scan {
 }
 
 /// Checks every frame and the chain of groups, and puts every value together. `ask` is a group whose checksum is wanted.
-pub fn scan(tree: &Tree, ask: u64) -> Result<Scan, Damage> {
-    let (newest, oldest) = match newest_whole(tree)? {
+pub fn scan(medium: &impl Medium, ask: u64) -> Result<Scan, Damage> {
+    let (newest, oldest) = match newest_whole(medium)? {
         0 => (0, 1),
         newest => {
-            let content = content(tree, newest)?;
+            let content = content(medium, newest)?;
             let header = group::open(&content).map(|(header, _)| header);
             let sound = header.filter(|header| (1..=newest).contains(&header.oldest));
             (newest, sound.ok_or(Damage::Content { group: newest })?.oldest)
@@ -47,24 +48,24 @@ pub fn scan(tree: &Tree, ask: u64) -> Result<Scan, Damage> {
     };
     let [from, to] = [oldest, newest + 1].map(|group| Key { group, chunk: 0 }.encode());
     let mut reader = Reader::new(oldest, ask);
-    for entry in tree.range(from..to) {
+    for entry in medium.range(from..to) {
         let (key, frame) = entry?;
-        let key = Key::decode(&key)?;
-        reader.read(key, key.unseal(&frame)?)?;
+        let key = Key::decode(key.as_ref())?;
+        reader.read(key, key.unseal(frame.as_ref())?)?;
     }
     let mut scan = reader.finish(newest)?;
-    scan.stale = keys(tree, ..from)?;
-    scan.torn = keys(tree, to..)?;
+    scan.stale = keys(medium, ..from)?;
+    scan.torn = keys(medium, to..)?;
     Ok(scan)
 }
 
 /// The content of one whole group.
-pub fn content(tree: &Tree, group: u64) -> Result<Vec<u8>, Damage> {
+pub fn content(medium: &impl Medium, group: u64) -> Result<Vec<u8>, Damage> {
     let mut content = Vec::new();
     for chunk in 0.. {
         let key = Key { group, chunk };
-        let frame = tree.get(key.encode())?.ok_or(Damage::Missing { group, chunk })?;
-        let frame = key.unseal(&frame)?;
+        let frame = medium.get(key.encode())?.ok_or(Damage::Missing { group, chunk })?;
+        let frame = key.unseal(frame.as_ref())?;
         content.extend_from_slice(frame.body);
         if chunk + 1 == frame.chunks {
             break;
@@ -80,15 +81,15 @@ pub fn without_panic<T, E: From<Damage>>(read: impl FnOnce() -> Result<T, E>) ->
 }
 
 /// The last group, unless it was cut off: then the one before. The frames of a group are written in order.
-fn newest_whole(tree: &Tree) -> Result<u64, Damage> {
-    let Some((key, frame)) = tree.last()? else { return Ok(0) };
-    let key = Key::decode(&key)?;
-    let whole = key.unseal(&frame)?.chunks == key.chunk + 1;
+fn newest_whole(medium: &impl Medium) -> Result<u64, Damage> {
+    let Some((key, frame)) = medium.last()? else { return Ok(0) };
+    let key = Key::decode(key.as_ref())?;
+    let whole = key.unseal(frame.as_ref())?.chunks == key.chunk + 1;
     Ok(if whole { key.group } else { key.group.saturating_sub(1) })
 }
 
-fn keys(tree: &Tree, range: impl RangeBounds<[u8; 13]>) -> Result<Vec<Key>, Damage> {
-    tree.range(range).keys().map(|key| Key::decode(&key?)).collect()
+fn keys(medium: &impl Medium, range: impl RangeBounds<RawKey>) -> Result<Vec<Key>, Damage> {
+    medium.range(range).map(|entry| Key::decode(entry?.0.as_ref())).collect()
 }
 
 struct Reader {
@@ -171,8 +172,8 @@ impl Reader {
     }
 }
 
-impl From<sled::Error> for Damage {
-    fn from(error: sled::Error) -> Damage {
+impl From<io::Error> for Damage {
+    fn from(error: io::Error) -> Damage {
         Damage::Engine(error.to_string())
     }
 }

@@ -15,7 +15,7 @@ fn flipped_bit_that_sled_misses_is_refused_by_name() {
     tamper(&dir, |log| {
         let mut frame = frame(log, FILLED);
         *frame.last_mut().unwrap() ^= 1;
-        log.db.insert(FILLED.encode(), frame).unwrap();
+        log.medium.db.insert(FILLED.encode(), frame).unwrap();
     });
     assert_eq!(refused_for_damage(&dir), Damage::Checksum("part 0 of group 2".to_owned()));
 }
@@ -24,7 +24,7 @@ fn flipped_bit_that_sled_misses_is_refused_by_name() {
 fn frame_under_another_key_is_refused() {
     let dir = filled();
     tamper(&dir, |log| {
-        log.db.insert(Key { chunk: 1, ..FILLED }.encode(), frame(log, FILLED)).unwrap();
+        log.medium.db.insert(Key { chunk: 1, ..FILLED }.encode(), frame(log, FILLED)).unwrap();
     });
     assert_eq!(refused_for_damage(&dir), Damage::Checksum("part 1 of group 2".to_owned()));
 }
@@ -36,7 +36,7 @@ fn group_of_another_format_is_refused_with_both_versions() {
         tamper(&dir, |log| {
             let mut frame = frame(log, FILLED);
             frame[0] = version;
-            log.db.insert(FILLED.encode(), frame).unwrap();
+            log.medium.db.insert(FILLED.encode(), frame).unwrap();
         });
         let error = open(&dir).unwrap_err();
         let text = error.to_string();
@@ -52,12 +52,12 @@ fn group_of_another_format_is_refused_with_both_versions() {
 fn lost_frame_is_refused() {
     for key in [Key { group: 1, chunk: 0 }, FILLED, Key { chunk: 1, ..FILLED }] {
         let dir = filled();
-        tamper(&dir, |log| assert!(log.db.remove(key.encode()).unwrap().is_some()));
+        tamper(&dir, |log| assert!(log.medium.db.remove(key.encode()).unwrap().is_some()));
         let Key { group, chunk } = key;
         assert_eq!(refused_for_damage(&dir), Damage::Missing { group, chunk });
     }
     let dir = filled();
-    tamper(&dir, |log| assert!(log.db.remove(Key { group: 3, chunk: 0 }.encode()).unwrap().is_some()));
+    tamper(&dir, |log| assert!(log.medium.db.remove(Key { group: 3, chunk: 0 }.encode()).unwrap().is_some()));
     let error = open(&dir).unwrap_err();
     assert!(
         matches!(error, OpenError::Refused { why: Refusal::TailLost { durable: 3, found: 2 }, .. }),
@@ -68,7 +68,7 @@ fn lost_frame_is_refused() {
 #[test]
 fn group_that_is_not_the_one_that_was_written_is_refused() {
     let header = |log: &SledLog| {
-        let content = scan::content(&log.db, 2).unwrap();
+        let content = scan::content(&log.medium, 2).unwrap();
         group::open(&content).unwrap().0
     };
     // In the midst the next group tells, at the end the witness.
@@ -80,7 +80,7 @@ fn group_that_is_not_the_one_that_was_written_is_refused() {
     assert_eq!(refused_for_damage(&dir), Damage::Chain { group: 3 });
     let dir = filled();
     tamper(&dir, |log| {
-        let content = scan::content(&log.db, 3).unwrap();
+        let content = scan::content(&log.medium, 3).unwrap();
         replace(log, 3, group::open(&content).unwrap().0);
     });
     let error = open(&dir).unwrap_err();
@@ -91,7 +91,7 @@ fn group_that_is_not_the_one_that_was_written_is_refused() {
 fn unknown_key_is_refused() {
     for key in [&[1, 2, 255][..], &[b'g', 0, 0], b"z", &[&FILLED.encode()[..], &[0]].concat()] {
         let dir = filled();
-        tamper(&dir, |log| drop(log.db.insert(key, vec![0; 20]).unwrap()));
+        tamper(&dir, |log| drop(log.medium.db.insert(key, vec![0; 20]).unwrap()));
         let damage = refused_for_damage(&dir);
         assert!(matches!(damage, Damage::UnknownKey(_)), "{damage}");
     }
@@ -112,7 +112,7 @@ fn cut_off_everywhere(batch: &[LogWrite]) {
     let (mut log, _) = open(&dir).unwrap();
     let before = copy(&dir);
     log.append(batch, Durability::Lazy).unwrap();
-    log.db.flush().unwrap();
+    log.medium.db.flush().unwrap();
     let after = copy(&dir);
     drop(log);
 
@@ -132,7 +132,7 @@ fn cut_off_everywhere(batch: &[LogWrite]) {
         assert_eq!(log.newest, if cut == end { 5 } else { 4 }, "cut at {cut}");
         let second = Key { group: 4, chunk: 1 }.encode();
         assert!(
-            cut == end || !log.db.contains_key(second).unwrap(),
+            cut == end || !log.medium.db.contains_key(second).unwrap(),
             "cut at {cut}: a part of the group is left"
         );
         log.append(&[put(5, 50)], Durability::Forced).unwrap();
@@ -166,13 +166,13 @@ fn log_stays_short_and_keeps_what_is_in_force() {
         }
     }
     assert!(log.ledger.oldest() > 300, "nothing was dropped: {}", log.ledger.oldest());
-    let first = Key::decode(&log.db.first().unwrap().unwrap().0).unwrap();
+    let first = Key::decode(&log.medium.db.first().unwrap().unwrap().0).unwrap();
     assert_eq!(first, Key { group: log.ledger.oldest(), chunk: 0 }, "frames were left behind");
     drop(log);
     let (mut log, again) = open(&dir).unwrap();
     assert!(values(&mut log) == expected);
     assert!(again.lives.len() == 3, "a life was forgotten");
-    let kept: usize = log.db.iter().map(|entry| entry.unwrap().1.len()).sum();
+    let kept: usize = log.medium.db.iter().map(|entry| entry.unwrap().1.len()).sum();
     assert!(kept < 12 << 20, "{kept} bytes are kept, and 0.7 MB are in force");
 }
 
@@ -243,7 +243,7 @@ fn log_gets_short_by_removals_alone() {
         log.append_batch(opened.epoch, &batch, Durability::Forced).unwrap();
     }
     log.append_batch(opened.epoch, &[], Durability::Forced).unwrap();
-    let kept: usize = log.db.iter().map(|entry| entry.unwrap().1.len()).sum();
+    let kept: usize = log.medium.db.iter().map(|entry| entry.unwrap().1.len()).sum();
     assert!(kept < 10 << 20, "{kept} bytes are kept of 20 MB that are not in force");
 }
 
@@ -256,15 +256,15 @@ fn frames_of_groups_that_do_not_count_are_removed_once_that_is_durable() {
         log.append_batch(epoch, &[put(9, 1 << 20)], Durability::Lazy).unwrap();
     }
     let stale = log.stale[0];
-    assert!(log.db.contains_key(stale.encode()).unwrap(), "removed too early");
-    log.db.flush().unwrap();
+    assert!(log.medium.db.contains_key(stale.encode()).unwrap(), "removed too early");
+    log.medium.db.flush().unwrap();
     // A crash now: they are found, and removed later.
     let crashed = copy(&dir);
     let (mut again, _) = open(&crashed).unwrap();
     assert!(values(&mut again) == values(&mut log));
-    assert!(!again.db.contains_key(stale.encode()).unwrap());
+    assert!(!again.medium.db.contains_key(stale.encode()).unwrap());
     log.append_batch(epoch, &[], Durability::Forced).unwrap();
-    assert!(!log.db.contains_key(stale.encode()).unwrap());
+    assert!(!log.medium.db.contains_key(stale.encode()).unwrap());
 }
 
 #[test]
@@ -284,14 +284,14 @@ fn witness_from_before_a_power_loss_is_a_lower_bound() {
 fn first_opening_that_was_cut_off_is_done_again() {
     // The witness alone, as it is made before anything else.
     let dir = tempfile::tempdir().unwrap();
-    let witness = Witness::create(&dir.path().join("witness")).unwrap();
+    let witness = Witness::make(&dir.path().join("witness")).unwrap();
     let cluster = witness.claim().cluster;
     let (log, opened) = open(&dir).unwrap();
     assert_eq!((opened.cluster, opened.epoch), (cluster, Epoch(1)));
     drop(log);
     // sled's directory too, but nothing of the first group.
     let dir = tempfile::tempdir().unwrap();
-    Witness::create(&dir.path().join("witness")).unwrap();
+    Witness::make(&dir.path().join("witness")).unwrap();
     drop(sled::open(dir.path().join("sled")).unwrap());
     assert_eq!(open(&dir).unwrap().1.epoch, Epoch(1));
 }
@@ -300,7 +300,7 @@ fn first_opening_that_was_cut_off_is_done_again() {
 fn unused_witness_does_not_vouch_for_a_used_log() {
     let dir = filled();
     fs::remove_file(dir.path().join("witness")).unwrap();
-    Witness::create(&dir.path().join("witness")).unwrap();
+    Witness::make(&dir.path().join("witness")).unwrap();
     let error = open(&dir).unwrap_err();
     assert!(matches!(error, OpenError::Refused { why: Refusal::Mismatch(_), .. }), "{error}");
 }
@@ -366,19 +366,21 @@ fn state(mut state: BTreeMap<TxId, Vec<u8>>, batch: &[LogWrite]) -> BTreeMap<TxI
 }
 
 fn frame(log: &SledLog, key: Key) -> Vec<u8> {
-    log.db.get(key.encode()).unwrap().unwrap().to_vec()
+    log.medium.db.get(key.encode()).unwrap().unwrap().to_vec()
 }
 
 /// Puts a sound group with one value in the place of another.
 fn replace(log: &SledLog, group: u64, header: Header) {
-    for frame in log.db.range(Key { group, chunk: 0 }.encode()..Key { group: group + 1, chunk: 0 }.encode()) {
-        log.db.remove(frame.unwrap().0).unwrap();
+    for frame in
+        log.medium.db.range(Key { group, chunk: 0 }.encode()..Key { group: group + 1, chunk: 0 }.encode())
+    {
+        log.medium.db.remove(frame.unwrap().0).unwrap();
     }
     let mut content = Content::default();
     content.begin(header);
     content.push(&Entry::Put { tx: tx(1), value: b"other" });
     for (key, frame) in content.frames(group, content.sum()) {
-        log.db.insert(key.encode(), frame).unwrap();
+        log.medium.db.insert(key.encode(), frame).unwrap();
     }
 }
 
@@ -386,7 +388,7 @@ fn replace(log: &SledLog, group: u64, header: Header) {
 fn tamper(dir: &TempDir, change: impl FnOnce(&mut SledLog)) {
     let (mut log, _) = open(dir).unwrap();
     change(&mut log);
-    log.db.flush().unwrap();
+    log.medium.db.flush().unwrap();
 }
 
 fn refused_for_damage(dir: &TempDir) -> Damage {

@@ -10,12 +10,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use uuid::Uuid;
 
 use super::group::{u32_at, u64_at};
+use super::medium::WitnessFile;
 use crate::core::Epoch;
 use crate::store::{OpenError, Refusal};
 
@@ -27,8 +27,8 @@ const FORMAT_VERSION: u32 = 2;
 
 /// The file, open for writing.
 #[derive(Debug)]
-pub struct Witness {
-    file: File,
+pub struct Witness<F> {
+    file: F,
     /// Of the last write. Its lowest bit says which slot that was.
     revision: u64,
     claim: Claim,
@@ -49,20 +49,36 @@ pub struct Claim {
     pub sum: u32,
 }
 
-impl Witness {
-    /// Reads the file; `None` where there is none.
-    pub fn read(dir: &Path, path: &Path) -> Result<Option<Witness>, OpenError> {
-        let failed = |source| OpenError::Io { action: "read", path: path.to_owned(), source };
-        let file = match File::options().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
+impl Witness<File> {
+    /// Reads the file at `path`; `None` where there is none.
+    pub fn find(path: &Path) -> Result<Option<Witness<File>>, OpenError> {
+        match File::options().read(true).write(true).open(path) {
+            Ok(file) => Witness::read(file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(OpenError::Io { action: "read", path: path.to_owned(), source }),
+        }
+    }
+
+    /// Makes the file for a log that is still to be made. It appears whole or not at all.
+    pub fn make(path: &Path) -> io::Result<Witness<File>> {
+        let new = path.with_extension("new");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
+        let witness = Witness::create(file)?;
+        fs::rename(&new, path)?;
+        Ok(witness)
+    }
+}
+
+impl<F: WitnessFile> Witness<F> {
+    /// Reads a file that is there. `path` is for messages.
+    pub fn read(file: F, path: &Path) -> Result<Witness<F>, OpenError> {
         let mut slots = Vec::new();
         for at in [0, 1] {
             let mut bytes = [0; SLOT_BYTES];
             match file.read_exact_at(&mut bytes, at * SLOT_STRIDE) {
-                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(failed(error)),
+                Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                    return Err(OpenError::Io { action: "read", path: path.to_owned(), source });
+                }
                 Ok(()) | Err(_) => slots.push(Slot::decode(&bytes)),
             }
         }
@@ -87,25 +103,21 @@ impl Witness {
                 }
             }
         }
-        let (revision, claim) =
-            newest.ok_or_else(|| OpenError::Refused { dir: dir.to_owned(), why: Refusal::WitnessDamaged })?;
-        Ok(Some(Witness { file, revision, claim, unsynced_forced_groups: 0 }))
+        let (revision, claim) = newest.ok_or_else(|| OpenError::Refused {
+            dir: path.parent().unwrap_or(path).to_owned(),
+            why: Refusal::WitnessDamaged,
+        })?;
+        Ok(Witness { file, revision, claim, unsynced_forced_groups: 0 })
     }
 
-    /// Makes the file for a log that is still to be made. It appears whole or not at all.
-    pub fn create(path: &Path) -> Result<Witness, OpenError> {
+    /// Fills an empty file, for a log that is still to be made.
+    pub fn create(file: F) -> io::Result<Witness<F>> {
         let claim = Claim { cluster: Uuid::new_v4(), life: (Epoch(0), 0), begun: 0, durable: 0, sum: 0 };
-        let new = path.with_extension("new");
-        let make = || {
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
-            let mut witness = Witness { file, revision: 0, claim, unsynced_forced_groups: 0 };
-            witness.write()?;
-            witness.write()?;
-            witness.sync()?;
-            fs::rename(&new, path)?;
-            Ok(witness)
-        };
-        make().map_err(|source| OpenError::Io { action: "create", path: PathBuf::from(path), source })
+        let mut witness = Witness { file, revision: 0, claim, unsynced_forced_groups: 0 };
+        witness.write()?;
+        witness.write()?;
+        witness.sync()?;
+        Ok(witness)
     }
 
     pub fn claim(&self) -> &Claim {
