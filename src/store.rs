@@ -17,7 +17,7 @@ mod writer;
 pub use self::error::{AppendError, Damage, OpenError, Refusal, ReplayError};
 pub use self::memory::{FailedAppend, MemoryLog};
 pub use self::sled_log::{Medium, RawKey, Sled, SledLog, SledOptions, Witness, WitnessFile, free_bytes};
-pub use self::writer::{LogStats, LogWriter, Submission, WriterEvent};
+pub use self::writer::{Crank, LogStats, LogWriter, Submission, Turn, WriterEvent};
 
 use std::collections::BTreeSet;
 use std::fmt;

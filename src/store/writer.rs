@@ -1,10 +1,11 @@
 //! The thread that writes the log.
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::{AppendError, DecisionLog, Durability, LogWrite};
@@ -49,7 +50,35 @@ pub struct LogStats {
 pub struct LogWriter {
     queue: Sender<Submission>,
     stats: Arc<LogStats>,
-    thread: JoinHandle<Result<(), AppendError>>,
+    hand: Hand,
+}
+
+/// Who writes.
+enum Hand {
+    Thread(JoinHandle<Result<(), AppendError>>),
+    Crank { worker: Arc<Mutex<Worker>>, queued: Box<dyn Fn() + Send + Sync> },
+}
+
+/// Writes the log of a [`LogWriter`] that has no thread, one group a turn: for simulations, where everything runs on their own
+/// clock.
+#[derive(Clone, Debug)]
+pub struct Crank(Arc<Mutex<Worker>>);
+
+impl Crank {
+    /// Writes all that is queued as one group, as the thread would, and says what the thread would say. `None`: nothing is
+    /// queued.
+    pub fn turn(&self) -> Option<Turn> {
+        let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = worker.submissions.try_recv().ok()?;
+        Some(Turn { told: worker.write(first).unwrap_or_else(|error| Some(WriterEvent::Failed(error))) })
+    }
+}
+
+/// What became of a group.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Nothing is told of a group in which nothing was forced.
+    pub told: Option<WriterEvent>,
 }
 
 impl LogWriter {
@@ -62,17 +91,32 @@ impl LogWriter {
         epoch: Epoch,
         on_event: impl FnMut(WriterEvent) + Send + 'static,
     ) -> io::Result<LogWriter> {
-        let (queue, submissions) = channel();
-        let stats = Arc::new(LogStats::default());
-        let worker = Worker { log, epoch, submissions, stats: Arc::clone(&stats) };
+        let (queue, worker) = Worker::new(log, epoch);
+        let stats = Arc::clone(&worker.stats);
         let thread = thread::Builder::new().name("log writer".to_owned()).spawn(|| worker.run(on_event))?;
-        Ok(LogWriter { queue, stats, thread })
+        Ok(LogWriter { queue, stats, hand: Hand::Thread(thread) })
+    }
+
+    /// A writer without a thread. `queued` runs whenever there is something to do for the [`Crank`], and must not turn it.
+    pub fn by_hand(
+        log: Box<dyn DecisionLog>,
+        epoch: Epoch,
+        queued: impl Fn() + Send + Sync + 'static,
+    ) -> (LogWriter, Crank) {
+        let (queue, worker) = Worker::new(log, epoch);
+        let stats = Arc::clone(&worker.stats);
+        let worker = Arc::new(Mutex::new(worker));
+        let hand = Hand::Crank { worker: Arc::clone(&worker), queued: Box::new(queued) };
+        (LogWriter { queue, stats, hand }, Crank(worker))
     }
 
     /// Queues writes. Never blocks. After [`WriterEvent::Failed`] it does nothing.
     pub fn submit(&self, submission: Submission) {
         // The thread ends early only when the log failed, and then it has said so.
         let _ = self.queue.send(submission);
+        if let Hand::Crank { queued, .. } = &self.hand {
+            queued();
+        }
     }
 
     pub fn stats(&self) -> Arc<LogStats> {
@@ -86,7 +130,12 @@ impl LogWriter {
     /// What the log failed with, now or earlier.
     pub fn finish(self) -> Result<(), AppendError> {
         drop(self.queue);
-        self.thread.join().unwrap_or_else(|panic| Err(AppendError::Unknown(panic_text(&*panic))))
+        match self.hand {
+            Hand::Thread(thread) => {
+                thread.join().unwrap_or_else(|panic| Err(AppendError::Unknown(panic_text(&*panic))))
+            }
+            Hand::Crank { worker, .. } => worker.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+        }
     }
 }
 
@@ -113,38 +162,74 @@ impl LogStats {
 }
 
 struct Worker {
-    log: Box<dyn DecisionLog>,
+    /// Until it is closed.
+    log: Option<Box<dyn DecisionLog>>,
     epoch: Epoch,
     submissions: Receiver<Submission>,
     stats: Arc<LogStats>,
 }
 
 impl Worker {
+    fn new(log: Box<dyn DecisionLog>, epoch: Epoch) -> (Sender<Submission>, Worker) {
+        let (queue, submissions) = channel();
+        (queue, Worker { log: Some(log), epoch, submissions, stats: Arc::default() })
+    }
+
     fn run(mut self, mut on_event: impl FnMut(WriterEvent)) -> Result<(), AppendError> {
         while let Ok(first) = self.submissions.recv() {
-            let group = Group::gather(first, &self.submissions);
-            match guarded(|| self.append(&group)) {
-                Ok(()) if group.forced > 0 => on_event(WriterEvent::Durable { ticket: group.ticket }),
-                Ok(()) => {}
+            match self.write(first) {
+                Ok(told) => told.into_iter().for_each(&mut on_event),
                 Err(error) => {
                     on_event(WriterEvent::Failed(error.clone()));
                     return Err(error);
                 }
             }
         }
-        let log = self.log;
+        self.finish()
+    }
+
+    /// Writes this and all that is queued, as one group, and gives what is to be told of it.
+    fn write(&mut self, first: Submission) -> Result<Option<WriterEvent>, AppendError> {
+        let group = Group::gather(first, &self.submissions);
+        guarded(|| self.append(&group))?;
+        Ok((group.forced > 0).then_some(WriterEvent::Durable { ticket: group.ticket }))
+    }
+
+    /// Writes what is queued, and closes the log.
+    fn finish(&mut self) -> Result<(), AppendError> {
+        if let Ok(first) = self.submissions.try_recv() {
+            self.write(first)?;
+        }
+        let Some(log) = self.log.take() else { return Ok(()) };
         guarded(|| log.close())
     }
 
     fn append(&mut self, group: &Group) -> Result<(), AppendError> {
         let durability = if group.forced > 0 { Durability::Forced } else { Durability::Lazy };
-        self.log.append_batch(self.epoch, &group.writes, durability)?;
+        let closed = || AppendError::Unknown("it is closed".to_owned());
+        let log = self.log.as_mut().ok_or_else(closed)?;
+        log.append_batch(self.epoch, &group.writes, durability)?;
         let bytes: usize = group.writes.iter().map(value_bytes).sum();
         self.stats.forced_writes.fetch_add(group.forced, Ordering::Relaxed);
         self.stats.records.fetch_add(group.writes.len() as u64, Ordering::Relaxed);
         self.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.stats.syncs.fetch_add(u64::from(group.forced > 0), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Hand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hand::Thread(_) => "Thread",
+            Hand::Crank { .. } => "Crank",
+        })
     }
 }
 
