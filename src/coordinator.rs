@@ -9,9 +9,10 @@ mod gate;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::driver::{Driver, DriverError, DriverParts};
@@ -119,15 +120,26 @@ pub struct Stopped;
 /// The only place that reads clocks.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
+    /// On tokio's clock, which a simulation turns; otherwise it is the system's monotonic one.
     start: Instant,
+    wall: ReadWallClock,
+}
+
+/// Reads a wall clock.
+pub type ReadWallClock = fn() -> WallTime;
+
+/// The system's wall clock.
+pub fn system_wall_clock() -> WallTime {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Coordinator {
     /// A handle and what its driver needs.
-    pub(crate) fn new() -> (Coordinator, mpsc::Receiver<Input>) {
+    pub(crate) fn new(wall: ReadWallClock) -> (Coordinator, mpsc::Receiver<Input>) {
         let (inbox, inputs) = mpsc::channel(INBOX_CAPACITY);
         let shared = Shared {
-            clock: Clock { start: Instant::now() },
+            clock: Clock { start: Instant::now(), wall },
             identity: OnceLock::new(),
             waiters: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Recovering),
@@ -252,11 +264,7 @@ impl ReplyTo {
 
 impl Clock {
     fn now(self) -> Now {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Now {
-            mono: Timestamp::after_start(self.start.elapsed()),
-            wall: WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
-        }
+        Now { mono: Timestamp::after_start(self.start.elapsed()), wall: (self.wall)() }
     }
 
     fn instant(self, at: Timestamp) -> Instant {

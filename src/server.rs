@@ -1,25 +1,26 @@
 //! The daemon: all parts put together.
 
+mod platform;
+
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt as _;
-use tonic::transport::server::TcpIncoming;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::server::{Connected, TcpIncoming};
 use tracing::{error, info, warn};
 
+pub use self::platform::{Machine, Platform};
 use crate::api::{self, ApiParts};
 use crate::config::Settings;
 use crate::coordinator::{Coordinator, Driver, DriverError, DriverParts, Identity, Phase, Stopped};
 use crate::core::{Admission, Backoff, Engine, EngineSettings, ParticipantName, Shard};
-use crate::store::{
-    Ballast, DecisionLog, LogStats, LogWriter, OpenError, ReplayError, SledLog, SledOptions, free_bytes,
-};
+use crate::store::{Ballast, DecisionLog, LogStats, OpenError, ReplayError};
 use crate::transport::{DialSettings, Dialer, Sessions, Transport};
 use crate::wire::Limits;
 
@@ -62,8 +63,27 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    serve_on(Machine, settings, incoming, shutdown).await
+}
+
+/// The same on another machine, with connections from there.
+///
+/// # Errors
+/// As of [`serve`].
+pub async fn serve_on<P, I, C>(
+    platform: P,
+    settings: Arc<Settings>,
+    incoming: I,
+    shutdown: Shutdown,
+) -> Result<(), ServeError>
+where
+    P: Platform,
+    I: Stream<Item = io::Result<C>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let limits = Arc::new(limits(&settings)?);
-    let (coordinator, inputs) = Coordinator::new();
+    let (coordinator, inputs) = Coordinator::new(platform.wall_clock());
     let sessions = Sessions::new(settings.participants.max_in_flight as usize);
     let dialer = Dialer::new(
         coordinator.clone(),
@@ -71,6 +91,7 @@ pub async fn serve(
         DialSettings {
             max_in_flight: settings.participants.max_in_flight as usize,
             call_timeout: settings.participants.call_timeout.0,
+            channel: platform.channels(),
         },
     );
     let transport = Transport::new(sessions, dialer, limits.endpoints.clone());
@@ -84,33 +105,33 @@ pub async fn serve(
         log_stats: log_stats.clone(),
     });
     // It listens from the start, so that whoever asks hears "recovering" and not silence.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(pause_after_failure);
+    let incoming = incoming.then(pause_after_failure);
     let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
         let _ = closed.await;
     }));
 
-    let driver = start_driver(&settings, &coordinator, inputs, transport, &log_stats).await?;
-    let disk = tokio::spawn(watch_disk(coordinator.clone(), settings.clone()));
+    let driver = start_driver(&platform, &settings, &coordinator, inputs, transport, &log_stats).await?;
+    let disk = tokio::spawn(watch_disk(platform, coordinator.clone(), settings.clone()));
     let result = drive(&coordinator, driver, server, close, shutdown, settings.server.drain_timeout.0).await;
     disk.abort();
     result
 }
 
 /// Opens the log, takes back what it holds, and sets the driver going.
-async fn start_driver(
+async fn start_driver<P: Platform>(
+    platform: &P,
     settings: &Arc<Settings>,
     coordinator: &Coordinator,
     inputs: mpsc::Receiver<crate::coordinator::Input>,
     transport: Transport,
     log_stats: &OnceLock<Arc<LogStats>>,
 ) -> Result<JoinHandle<Result<(), DriverError>>, ServeError> {
-    let (recovering, settings) = (coordinator.clone(), settings.clone());
-    let (log, engine, identity) =
-        tokio::task::spawn_blocking(move || recover(&settings, &recovering)).await??;
+    let (opening, recovering, settings) = (platform.clone(), coordinator.clone(), settings.clone());
+    let (log, engine, identity) = platform.work(move || recover(&opening, &settings, &recovering)).await??;
     let epoch = identity.epoch;
     coordinator.identify(identity);
     let (events, written) = mpsc::unbounded_channel();
-    let writer = LogWriter::spawn(Box::new(log), epoch, move |event| {
+    let writer = platform.write_log(log, epoch, move |event| {
         // The driver reads these until it ends, and then nobody needs them.
         let _ = events.send(event);
     })?;
@@ -119,13 +140,13 @@ async fn start_driver(
     Ok(tokio::spawn(Driver::new(parts).run()))
 }
 
-fn recover(
+fn recover<P: Platform>(
+    platform: &P,
     settings: &Settings,
     coordinator: &Coordinator,
-) -> Result<(SledLog, Engine, Identity), ServeError> {
+) -> Result<(P::Log, Engine, Identity), ServeError> {
     let dir = &settings.storage.data_dir;
-    let options = SledOptions { ballast_bytes: settings.storage.ballast.0, ..SledOptions::default() };
-    let (mut log, opened) = SledLog::open(dir, &options)?;
+    let (mut log, opened) = platform.open_log(settings)?;
     if let Some(cut_off) = opened.cut_off {
         warn!(%cut_off, "the last run ended in the middle of a write");
     }
@@ -191,11 +212,11 @@ async fn drive(
 }
 
 /// Turns new transactions away while the disk is nearly full: what is begun must be able to end.
-async fn watch_disk(coordinator: Coordinator, settings: Arc<Settings>) {
+async fn watch_disk(platform: impl Platform, coordinator: Coordinator, settings: Arc<Settings>) {
     let (dir, min_free) = (&settings.storage.data_dir, settings.storage.min_free.0);
     let mut was_low = false;
     while coordinator.phase() != Phase::Stopped {
-        let low = is_low(dir, min_free);
+        let low = is_low(&platform, &settings);
         if low != was_low {
             let admission = if low { Admission::DiskNearlyFull } else { Admission::Open };
             if coordinator.admit(admission).await.is_err() {
@@ -212,11 +233,12 @@ async fn watch_disk(coordinator: Coordinator, settings: Arc<Settings>) {
     }
 }
 
-fn is_low(dir: &Path, min_free: u64) -> bool {
-    match free_bytes(dir) {
-        Ok(free) => free < min_free,
+fn is_low(platform: &impl Platform, settings: &Settings) -> bool {
+    match platform.free_bytes(settings) {
+        Ok(free) => free < settings.storage.min_free.0,
         Err(error) => {
-            warn!(dir = %dir.display(), %error, "cannot tell how much room the disk has");
+            let dir = settings.storage.data_dir.display();
+            warn!(%dir, %error, "cannot tell how much room the disk has");
             false
         }
     }

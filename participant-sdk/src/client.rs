@@ -64,6 +64,7 @@ pub use self::transaction::Transaction;
 use crate::backoff::later;
 use crate::branch::Protocol;
 use crate::error::{Error, Result};
+use crate::network::{Address, Network};
 use crate::participant::{endpoint, random_id};
 use crate::payload::Encode;
 
@@ -133,10 +134,16 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] where that is no address.
     pub fn connect(coordinator: impl Into<String>) -> Result<Client, Error> {
-        let endpoint = endpoint(&coordinator.into())?;
-        let unary = TransactionServiceClient::new(endpoint.connect_lazy());
+        Client::connect_on(Network::SYSTEM, coordinator)
+    }
+
+    /// The same on another network: for simulations.
+    #[doc(hidden)]
+    pub fn connect_on(network: Network, coordinator: impl Into<String>) -> Result<Client, Error> {
+        let address = Address::new(endpoint(&coordinator.into())?, network);
+        let unary = TransactionServiceClient::new(address.connect_lazy());
         let request_ids = RequestIds { prefix: random_id(), next: AtomicU64::new(1) };
-        Ok(Client { pipeline: Pipeline::new(endpoint), unary, request_ids: Arc::new(request_ids) })
+        Ok(Client { pipeline: Pipeline::new(address), unary, request_ids: Arc::new(request_ids) })
     }
 
     /// A new transaction. The label is for people: at most 128 bytes.

@@ -222,6 +222,8 @@ mod local;
 pub mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[doc(hidden)]
+pub mod network;
 pub mod participant;
 mod payload;
 #[cfg(feature = "postgres")]

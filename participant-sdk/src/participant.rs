@@ -16,12 +16,14 @@ use std::time::Duration;
 use assent_proto::v1::tcc_participant_service_server::TccParticipantServiceServer;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::two_phase_participant_service_server::TwoPhaseParticipantServiceServer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio_stream::Stream;
+use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::{Endpoint, Server};
 
 use self::dial::Dialled;
 use self::doubts::Doubts;
@@ -35,6 +37,7 @@ use crate::backoff::Backoff;
 use crate::branch::ParticipantName;
 use crate::context::ExtractLayer;
 use crate::error::{Error, Result};
+use crate::network::{Address, Network};
 use crate::resource::{AnyResource, ReservationClass, Resource};
 
 /// The largest gRPC message that is taken. The coordinator's own limit on payloads is well below it.
@@ -78,6 +81,7 @@ pub struct Builder {
     inquire_at: Option<String>,
     advertise: String,
     instance_id: Option<String>,
+    network: Network,
 }
 
 impl Participant {
@@ -145,6 +149,7 @@ impl Named {
             inquire_at: None,
             advertise: String::new(),
             instance_id: None,
+            network: Network::SYSTEM,
         }
     }
 }
@@ -207,6 +212,13 @@ impl Builder {
         Builder { instance_id: Some(id.into()), ..self }
     }
 
+    /// Dials on another network: for simulations.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn network(self, network: Network) -> Builder {
+        Builder { network, ..self }
+    }
+
     /// Takes part over a session: dials the coordinator, `http://host:port`, and needs no port of its own. It returns
     /// although the coordinator may be down, and dials again whenever the session breaks.
     ///
@@ -225,14 +237,14 @@ impl Builder {
                  branch prepared for ever over a session; use `serve`"
             )));
         }
-        let endpoint = endpoint(&coordinator.into())?;
+        let address = Address::new(endpoint(&coordinator.into())?, self.network);
         let engine = engine(&self.name, self.resource, self.rules, self.inquire_after)?;
         let link = Arc::new(Link::default());
         let (stop, stopped) = watch::channel(false);
         let session = Session {
             engine: Arc::clone(&engine),
             link: Arc::clone(&link),
-            endpoint,
+            address,
             instance_id: self.instance_id.unwrap_or_else(random_id),
             drain_timeout: self.drain_timeout,
             stop: stopped,
@@ -255,10 +267,23 @@ impl Builder {
     /// is in doubt.
     pub async fn serve(self, listener: TcpListener) -> Result<Participant, Error> {
         let local_addr = listener.local_addr().map_err(|error| Error::Resource(error.into()))?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let mut participant = self.serve_incoming(incoming).await?;
+        participant.local_addr = Some(local_addr);
+        Ok(participant)
+    }
+
+    /// The same on connections from elsewhere: for simulations.
+    #[doc(hidden)]
+    pub async fn serve_incoming<I, C>(self, incoming: I) -> Result<Participant, Error>
+    where
+        I: Stream<Item = std::io::Result<C>> + Send + 'static,
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (asking, asker, way) = match &self.inquire_at {
             None => (Asking::Nobody, Asker::Nobody, Way::Nobody),
             Some(coordinator) => {
-                let channel: Channel = endpoint(coordinator)?.connect_lazy();
+                let channel = Address::new(endpoint(coordinator)?, self.network).connect_lazy();
                 let enlisting = TransactionServiceClient::new(channel.clone());
                 (Asking::Coordinator, Asker::unary(channel), Way::Unary(enlisting))
             }
@@ -268,14 +293,14 @@ impl Builder {
         engine.load_doubts().await.map_err(|failure| Error::Resource(failure.to_string().into()))?;
         engine.ask_about_all();
         let (stop, stopped) = watch::channel(false);
-        let serving = serve(Arc::clone(&engine), listener, stopped, self.drain_timeout);
+        let serving = serve(Arc::clone(&engine), incoming, stopped, self.drain_timeout);
         let looking = inquirer::look_for_doubts(Arc::clone(&engine), self.inquire_after);
         Ok(Participant {
             handle: Handle { engine: Arc::clone(&engine), way, advertise: self.advertise.into() },
             stop,
             tasks: vec![tokio::spawn(inquirer::run(engine, asker)), tokio::spawn(looking)],
             serving: tokio::spawn(serving),
-            local_addr: Some(local_addr),
+            local_addr: None,
         })
     }
 }
@@ -310,12 +335,15 @@ fn engine(
 
 /// Serves until told to stop, then waits for what is in flight, within the drain time: tonic itself would wait for its
 /// connections without bound.
-async fn serve(
+async fn serve<I, C>(
     engine: Arc<Engine>,
-    listener: TcpListener,
+    incoming: I,
     mut stop: watch::Receiver<bool>,
     drain_timeout: Duration,
-) {
+) where
+    I: Stream<Item = std::io::Result<C>> + Send + 'static,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let dialled = Dialled(Arc::clone(&engine));
     let mut stop_server = stop.clone();
     let server = Server::builder()
@@ -327,7 +355,7 @@ async fn serve(
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(TccParticipantServiceServer::new(dialled).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             stopped(&mut stop_server).await;
         });
     let bound = async {

@@ -21,12 +21,14 @@ use pb::transaction_service_client::TransactionServiceClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::{ApiParts, LogStatsCell, router};
-use crate::coordinator::{Coordinator, Driver, DriverError, DriverParts, Identity, Input, Phase};
+use crate::coordinator::{
+    Coordinator, Driver, DriverError, DriverParts, Identity, Input, Phase, system_wall_clock,
+};
 use crate::core::{Backoff, Engine, EngineSettings, Shard};
 use crate::store::{DecisionLog as _, LogWriter, MemoryLog, ReplayError};
 use crate::transport::{DialSettings, Dialer, Sessions, Transport};
@@ -67,9 +69,13 @@ impl Fixture {
     }
 
     async fn recovering_on(log: MemoryLog) -> Fixture {
-        let (coordinator, inputs) = Coordinator::new();
+        let (coordinator, inputs) = Coordinator::new(system_wall_clock);
         let limits = Arc::new(limits());
-        let settings = DialSettings { max_in_flight: IN_FLIGHT_MAX, call_timeout: PATIENCE };
+        let settings = DialSettings {
+            max_in_flight: IN_FLIGHT_MAX,
+            call_timeout: PATIENCE,
+            channel: Endpoint::connect_lazy,
+        };
         let dialer = Dialer::new(coordinator.clone(), limits.clone(), settings);
         let transport = Transport::new(Sessions::new(IN_FLIGHT_MAX), dialer, limits.endpoints.clone());
         let log_stats = LogStatsCell::default();

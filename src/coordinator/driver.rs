@@ -360,7 +360,7 @@ async fn until(quiet: Option<Instant>) {
 
 async fn sleep_until(coordinator: &Coordinator, due: Option<Timestamp>) {
     if let Some(due) = due {
-        tokio::time::sleep_until(coordinator.shared.clock.instant(due).into()).await;
+        tokio::time::sleep_until(coordinator.shared.clock.instant(due)).await;
     }
 }
 

@@ -40,6 +40,8 @@ pub struct DialSettings {
     pub max_in_flight: usize,
     /// After which a call is given up; it is then repeated.
     pub call_timeout: Duration,
+    /// Opens a channel that connects with its first call: [`Endpoint::connect_lazy`], but in simulations.
+    pub channel: fn(&Endpoint) -> Channel,
 }
 
 #[derive(Clone, Debug)]
@@ -187,14 +189,14 @@ impl Dialer {
         if let Some(peer) = peers.get(endpoint) {
             return Some(peer.clone());
         }
-        let channel = Endpoint::from_shared(endpoint.to_string())
+        let dialled = Endpoint::from_shared(endpoint.to_string())
             .ok()?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .tcp_nodelay(true);
+        let channel = (self.settings.channel)(&dialled);
         // An allowed host has many ports, and who enlists chooses among them.
         if peers.len() >= PEERS_MAX {
             peers.retain(|_, peer| peer.places.available_permits() < self.settings.max_in_flight);

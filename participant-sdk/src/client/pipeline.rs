@@ -16,11 +16,11 @@ use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::backoff::{Backoff, later};
 use crate::batch::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, next_batch};
+use crate::network::Address;
 use crate::participant::MESSAGE_BYTES_MAX;
 
 /// Calls begun and not answered; further callers wait.
@@ -55,9 +55,9 @@ pub(super) enum Trouble {
 
 impl Pipeline {
     /// Connects when there is a first call.
-    pub(super) fn new(endpoint: Endpoint) -> Pipeline {
+    pub(super) fn new(address: Address) -> Pipeline {
         let (jobs, queue) = mpsc::channel(IN_FLIGHT_MAX);
-        tokio::spawn(Carrier::new(endpoint).run(queue));
+        tokio::spawn(Carrier::new(address).run(queue));
         Pipeline { jobs, room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)) }
     }
 
@@ -151,7 +151,7 @@ struct Job {
 
 /// The task that owns the stream.
 struct Carrier {
-    endpoint: Endpoint,
+    address: Address,
     next_call: u64,
     unsent: VecDeque<Job>,
     /// Sent on the stream that is open.
@@ -159,8 +159,8 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn new(endpoint: Endpoint) -> Carrier {
-        Carrier { endpoint, next_call: 1, unsent: VecDeque::new(), waiting: BTreeMap::new() }
+    fn new(address: Address) -> Carrier {
+        Carrier { address, next_call: 1, unsent: VecDeque::new(), waiting: BTreeMap::new() }
     }
 
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -188,7 +188,7 @@ impl Carrier {
     async fn open(
         &mut self,
     ) -> Result<(mpsc::Sender<pb::PipelineRequest>, Streaming<pb::PipelineResponse>), Status> {
-        let channel = self.endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+        let channel = self.address.connect().await.map_err(|error| Status::from_error(error.into()))?;
         let mut client = TransactionServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outgoing, requests) = mpsc::channel(MESSAGES_MAX);
         let first = self.message();

@@ -15,7 +15,6 @@ use futures_util::{FutureExt as _, stream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use super::engine::{Asked, Engine, clipped, completion, refused, ttl};
@@ -26,6 +25,7 @@ use crate::batch::next_batch;
 use crate::branch::{Branch, ClusterId, Protocol};
 use crate::context::{self, Context};
 use crate::error::{Failure, Result};
+use crate::network::Address;
 
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };
 
@@ -44,7 +44,7 @@ const AGENT: &str = concat!("assent-sdk/", env!("CARGO_PKG_VERSION"));
 pub(super) struct Session {
     pub(super) engine: Arc<Engine>,
     pub(super) link: Arc<Link>,
-    pub(super) endpoint: Endpoint,
+    pub(super) address: Address,
     pub(super) instance_id: String,
     pub(super) drain_timeout: Duration,
     pub(super) stop: watch::Receiver<bool>,
@@ -83,7 +83,7 @@ impl Session {
 
     /// Dials, says hello, and is welcomed.
     async fn open(&self) -> Result<Open> {
-        let channel = self.endpoint.connect().await?;
+        let channel = self.address.connect().await?;
         let (outgoing, queue) = Link::channel();
         let hello = pb::Hello {
             participant: self.engine.name().to_string(),

@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::transport::Endpoint;
 
 use super::*;
-use crate::coordinator::{Identity, Stopped};
+use crate::coordinator::{Identity, Stopped, system_wall_clock};
 use crate::core::{
     Backoff, BeginSpec, BranchSpec, EngineSettings, Enlistment, Label, PhaseOne, Protocol, ReservationClass,
     Shard, Vote, Wait,
@@ -55,7 +56,7 @@ async fn a_quiet_time_brings_the_horizon_past_the_last_transaction() {
 }
 
 fn start(log: MemoryLog) -> (Coordinator, tokio::task::JoinHandle<Result<(), DriverError>>) {
-    let (coordinator, inputs) = Coordinator::new();
+    let (coordinator, inputs) = Coordinator::new(system_wall_clock);
     let opened = log.open();
     let epoch = opened.epoch;
     coordinator.identify(Identity { cluster: opened.cluster, lives: opened.lives, epoch });
@@ -69,7 +70,7 @@ fn start(log: MemoryLog) -> (Coordinator, tokio::task::JoinHandle<Result<(), Dri
         endpoints: BTreeMap::new(),
         allowed_hosts: Vec::new(),
     };
-    let settings = DialSettings { max_in_flight: 8, call_timeout: MINUTE };
+    let settings = DialSettings { max_in_flight: 8, call_timeout: MINUTE, channel: Endpoint::connect_lazy };
     let dialer = Dialer::new(coordinator.clone(), Arc::new(limits), settings);
     let parts = DriverParts {
         coordinator: coordinator.clone(),
