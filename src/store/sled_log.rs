@@ -26,7 +26,10 @@
 //!
 //! # What sled must be spared
 //! `apply_batch` leaks, `flush_async` can deadlock, a page over 128 KiB goes to a file that is never synced, and its
-//! `open` may panic on damage. Its periodic flush stays on, since that also frees space.
+//! `open` may panic on damage. Its periodic flush stays off: that is a second thread in `IoBufs::current_iobuf`, which takes a
+//! reference to a buffer that the other may have freed since it looked (no epoch is pinned there), and so corrupts the heap.
+//! With the one thread that owns the log nobody frees anything meanwhile. The flush would also move what is in force out of
+//! sparse segments, but here groups go in the order in which they came, and segments become empty by themselves.
 
 mod check;
 mod data_dir;
@@ -87,9 +90,6 @@ pub struct SledLog<M: Medium = Sled> {
     /// An append failed: what is on disk is not known any more, and stays as it is.
     broken: bool,
 }
-
-/// Keeps sled's background flush on, which also frees the space of overwritten values.
-const FLUSH_EVERY_MS: u64 = 500;
 
 /// How many bytes of old groups are looked through for each that was written or voided, and then the rest of the group that
 /// this ends in: with less than 2 the log would not get shorter, and with many a commit would wait.
@@ -328,10 +328,8 @@ fn find_witness(dir: &DataDir) -> Result<Witness<File>, OpenError> {
 
 fn open_engine(dir: &DataDir, options: &SledOptions) -> Result<Db, OpenError> {
     dir.wait_until_sled_let_go()?;
-    let config = sled::Config::new()
-        .path(dir.sled())
-        .cache_capacity(options.cache_bytes)
-        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    let config =
+        sled::Config::new().path(dir.sled()).cache_capacity(options.cache_bytes).flush_every_ms(None);
     match without_panic(|| Ok::<_, Damage>(config.open())) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(source))) => Err(io_error(dir.path(), "open", &dir.sled_db(), source)),

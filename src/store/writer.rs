@@ -4,12 +4,17 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::{AppendError, DecisionLog, Durability, LogWrite};
 use crate::core::{Epoch, Map};
+
+/// How long a lazy write waits for a forced one to take it along; then it is synced for its own sake. Nothing relies on that,
+/// but what is on the disk need not be done again after a crash.
+const LAZY_FOR_MAX: Duration = Duration::from_millis(500);
 
 /// Writes that belong together, with a number to report them by.
 #[derive(Clone, Debug)]
@@ -42,7 +47,8 @@ pub struct LogStats {
 /// One plain thread that owns a log and commits in groups.
 ///
 /// The thread takes all that is queued, appends it as one batch, and syncs once if any of it is forced. No timer delays
-/// a batch: a group is what arrived while the former one was synced, so a submission that comes alone does not wait.
+/// a batch: a group is what arrived while the former one was synced, so a submission that comes alone does not wait. What is
+/// lazy waits for the next sync, and half a second at most.
 ///
 /// The queue has no bound of its own. Its owner bounds it by admitting a limited number of open transactions, each
 /// with a limited number of writes under way.
@@ -70,7 +76,8 @@ impl Crank {
     pub fn turn(&self) -> Option<Turn> {
         let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = worker.submissions.try_recv().ok()?;
-        Some(Turn { told: worker.write(first).unwrap_or_else(|error| Some(WriterEvent::Failed(error))) })
+        let group = Group::gather(first, &worker.submissions);
+        Some(Turn { told: worker.write(&group).unwrap_or_else(|error| Some(WriterEvent::Failed(error))) })
     }
 }
 
@@ -155,7 +162,7 @@ impl LogStats {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Groups that were synced. `forced_writes` ÷ `syncs` is the gain of group commit.
+    /// Groups that were synced because something in them was forced. `forced_writes` ÷ `syncs` is the gain of group commit.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
@@ -176,8 +183,15 @@ impl Worker {
     }
 
     fn run(mut self, mut on_event: impl FnMut(WriterEvent)) -> Result<(), AppendError> {
-        while let Ok(first) = self.submissions.recv() {
-            match self.write(first) {
+        // When the first of the lazy writes was made that are not synced yet.
+        let mut lazy_since: Option<Instant> = None;
+        while let Some(mut group) = self.next_group(lazy_since) {
+            group.overdue = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_FOR_MAX);
+            lazy_since = match group.durability() {
+                Durability::Forced => None,
+                Durability::Lazy => lazy_since.or_else(|| Some(Instant::now())),
+            };
+            match self.write(&group) {
                 Ok(told) => told.into_iter().for_each(&mut on_event),
                 Err(error) => {
                     on_event(WriterEvent::Failed(error.clone()));
@@ -188,27 +202,40 @@ impl Worker {
         self.finish()
     }
 
-    /// Writes this and all that is queued, as one group, and gives what is to be told of it.
-    fn write(&mut self, first: Submission) -> Result<Option<WriterEvent>, AppendError> {
-        let group = Group::gather(first, &self.submissions);
-        guarded(|| self.append(&group))?;
+    /// What is to be written next: all that is queued, or nothing when lazy writes have waited long enough. `None`: no more comes.
+    fn next_group(&self, lazy_since: Option<Instant>) -> Option<Group> {
+        let first = match lazy_since {
+            None => self.submissions.recv().ok()?,
+            Some(since) => {
+                match self.submissions.recv_timeout(LAZY_FOR_MAX.saturating_sub(since.elapsed())) {
+                    Ok(first) => first,
+                    Err(RecvTimeoutError::Timeout) => return Some(Group::default()),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+        };
+        Some(Group::gather(first, &self.submissions))
+    }
+
+    /// Writes a group, and gives what is to be told of it.
+    fn write(&mut self, group: &Group) -> Result<Option<WriterEvent>, AppendError> {
+        guarded(|| self.append(group))?;
         Ok((group.forced > 0).then_some(WriterEvent::Durable { ticket: group.ticket }))
     }
 
     /// Writes what is queued, and closes the log.
     fn finish(&mut self) -> Result<(), AppendError> {
         if let Ok(first) = self.submissions.try_recv() {
-            self.write(first)?;
+            self.write(&Group::gather(first, &self.submissions))?;
         }
         let Some(log) = self.log.take() else { return Ok(()) };
         guarded(|| log.close())
     }
 
     fn append(&mut self, group: &Group) -> Result<(), AppendError> {
-        let durability = if group.forced > 0 { Durability::Forced } else { Durability::Lazy };
         let closed = || AppendError::Unknown("it is closed".to_owned());
         let log = self.log.as_mut().ok_or_else(closed)?;
-        log.append_batch(self.epoch, &group.writes, durability)?;
+        log.append_batch(self.epoch, &group.writes, group.durability())?;
         let bytes: usize = group.writes.iter().map(value_bytes).sum();
         self.stats.forced_writes.fetch_add(group.forced, Ordering::Relaxed);
         self.stats.records.fetch_add(group.writes.len() as u64, Ordering::Relaxed);
@@ -234,17 +261,21 @@ impl fmt::Debug for Hand {
 }
 
 /// Everything that was queued when the thread looked.
+#[derive(Default)]
 struct Group {
     /// The last one's.
     ticket: u64,
     writes: Vec<LogWrite>,
     /// How many of its writes are forced.
     forced: u64,
+    /// Lazy writes before it have waited long enough.
+    overdue: bool,
 }
 
 impl Group {
     fn gather(first: Submission, queue: &Receiver<Submission>) -> Group {
-        let mut group = Group { ticket: first.ticket, writes: first.writes, forced: first.forced };
+        let mut group =
+            Group { ticket: first.ticket, writes: first.writes, forced: first.forced, overdue: false };
         for next in queue.try_iter() {
             group.ticket = next.ticket;
             group.forced += next.forced;
@@ -252,6 +283,10 @@ impl Group {
         }
         group.writes = without_superseded(group.writes);
         group
+    }
+
+    fn durability(&self) -> Durability {
+        if self.forced > 0 || self.overdue { Durability::Forced } else { Durability::Lazy }
     }
 }
 

@@ -326,6 +326,18 @@ fn value_over_the_limit_is_refused_before_anything_is_written() {
     assert!(error.to_string().contains("an earlier write failed"), "{error}");
 }
 
+/// sled's own would corrupt the heap now and then.
+#[test]
+fn no_thread_but_ours_flushes() {
+    let dir = filled();
+    let (_log, _) = open(&dir).unwrap();
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names: Vec<_> =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok()).collect();
+    assert!(!names.is_empty());
+    assert!(!names.iter().any(|name| name.trim() == "log flusher"), "{names:?}");
+}
+
 #[test]
 fn no_epoch_is_left_after_the_last() {
     let dir = filled();
