@@ -1,6 +1,5 @@
 //! All transactions of one shard.
 
-#[cfg(test)]
 mod check;
 mod turn;
 
@@ -221,8 +220,11 @@ impl Engine {
     /// Takes back a transaction from the log.
     pub fn replay(&mut self, now: Now, id: TxId, history: Vec<u8>) -> Result<(), DecodeError> {
         let mut transaction = Transaction::replay(id, history)?;
-        if let Some(request) = &transaction.request {
-            self.requests.insert(request.id.clone(), id);
+        if let Some(request) = &transaction.request
+            && let Some(other) = self.requests.insert(request.id.clone(), id)
+        {
+            let problem = format!("its request {:?} began {other} too", request.id.as_str());
+            return Err(DecodeError::Contradiction { number: 1, problem });
         }
         self.known.push_back(id);
         if transaction.outcome.is_some_and(is_clean) {

@@ -116,6 +116,8 @@ pub enum DecodeError {
     Kind { at: usize, kind: u8 },
     #[error("the record at byte {at} has {value} for {field}")]
     Value { at: usize, field: &'static str, value: String },
+    #[error("record {number} cannot follow those before it: {problem}")]
+    Contradiction { number: usize, problem: String },
 }
 
 const BEGUN: u8 = 1;

@@ -23,7 +23,7 @@ use super::id::{Epoch, Shard};
 use super::time::Now;
 use super::{
     Action, Answer, BeginSpec, BranchSpec, Call, EngineSettings, Event, Operation, Outcome, PhaseOne,
-    Protocol, Report, TxId, Vote, Wait, Waiter,
+    Protocol, Record, Report, Request, TxId, Vote, Wait, Waiter, WallTime, What,
 };
 
 macro_rules! scenarios {
@@ -179,4 +179,25 @@ fn calls(harness: &mut Harness) -> Vec<Call> {
         Action::Answer { .. } | Action::Publish(_) => None,
     };
     harness.released().into_iter().filter_map(call).collect()
+}
+
+#[test]
+fn a_log_in_which_one_request_began_two_transactions_is_refused() {
+    let mut harness = Harness::new(SETTINGS);
+    let request = Request { id: "order-1".parse().unwrap(), fingerprint: [7; 16] };
+    let mut histories = Vec::new();
+    Record {
+        at: WallTime(1),
+        what: What::Begun {
+            protocol: Protocol::TwoPhase,
+            label: "".parse().unwrap(),
+            timeout: Duration::ZERO,
+            request: Some(request),
+        },
+    }
+    .encode(&mut histories);
+    let [first, second] = [1, 2].map(|n| TxId::new(n, 0, Epoch(1), Shard(0), 7));
+    harness.engine.replay(harness.now, first, histories.clone()).unwrap();
+    let refusal = harness.engine.replay(harness.now, second, histories).unwrap_err().to_string();
+    assert!(refusal.contains(r#""order-1""#) && refusal.contains(&first.to_string()), "{refusal}");
 }

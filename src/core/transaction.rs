@@ -1,5 +1,7 @@
 //! A transaction and its branches: the fold of its records, and what a running coordinator knows besides.
 
+mod contradiction;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,16 +141,28 @@ impl Transaction {
     }
 
     /// The transaction that these records made.
+    ///
+    /// # Errors
+    /// What is no record, and records that cannot have followed one another.
     pub fn replay(id: TxId, history: Vec<u8>) -> Result<Transaction, DecodeError> {
         let mut tx = Transaction::new(id);
+        let mut count = 0;
         for record in Record::decode_all(&history) {
             let record = record?;
-            if let Some(branch) = record.what.branch()
-                && usize::from(branch.0) >= tx.branches.len()
-            {
-                return Err(DecodeError::Value { at: 0, field: "branch", value: branch.0.to_string() });
+            count += 1;
+            let problem = match (&record.what, count) {
+                (What::Begun { .. }, 1) => None,
+                (What::Begun { .. }, _) => Some("it begins again".to_owned()),
+                (what, 1) => Some(format!("it does not begin: {what:?}")),
+                (what, _) => tx.contradiction(what),
+            };
+            if let Some(problem) = problem {
+                return Err(DecodeError::Contradiction { number: count, problem });
             }
             tx.apply(record);
+        }
+        if count == 0 {
+            return Err(DecodeError::Short { at: 0 });
         }
         tx.live.stored = true;
         tx.live.logged = history.len();
@@ -183,6 +197,7 @@ impl Transaction {
 
     /// Records what happened: the one way in which anything changes that must survive.
     pub(super) fn record(&mut self, at: WallTime, what: What) {
+        debug_assert_eq!(self.contradiction(&what), None, "{} could not be read back", self.id);
         let record = Record { at, what };
         record.encode(&mut self.history);
         self.apply(record);

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::core::{
-    BranchIndex, Completion, Decision, Enlisted, Epoch, Label, Outcome, Protocol, Record, Shard,
+    BranchIndex, Completion, Decision, Enlisted, Epoch, Label, Outcome, Protocol, Record, ReservationClass,
+    Shard, Vote,
 };
 
 fn a_resolve() -> pb::ResolveRequest {
@@ -59,14 +60,25 @@ fn what_an_operator_said_last_is_what_counts() {
         timeout: Duration::ZERO,
         request: None,
     };
+    let voted = |n| What::Voted {
+        branch: branch(n),
+        vote: Vote::Prepared,
+        reason: "".into(),
+        reservation_ttl: Duration::ZERO,
+        class: ReservationClass::Cooperative,
+    };
     let whats = [
         begun,
         enlisted(1),
         enlisted(2),
         enlisted(3),
+        voted(0),
+        voted(1),
+        voted(2),
         What::Decided { decision: Decision::Commit, reason: "".into() },
         What::Heuristic { branch: branch(0), completion: Completion::HeuristicHazard, detail: "".into() },
         What::Heuristic { branch: branch(1), completion: Completion::HeuristicHazard, detail: "".into() },
+        What::Acknowledged { branch: branch(2) },
         What::Ended { outcome: Outcome::Hazard },
         resolved(0, false),
         resolved(1, false),
