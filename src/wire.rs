@@ -25,6 +25,11 @@ use crate::core::{
 /// How much of a text for people is kept, in bytes.
 pub const REASON_MAX: usize = 1024;
 
+/// The longest address: a name of 253 bytes (RFC 1035), its scheme and port.
+const ENDPOINT_MAX: usize = 272;
+/// How much of a wrong text an error repeats, in characters: it travels in a header, of which clients take 16 KiB at most.
+const QUOTED_MAX: usize = 80;
+
 /// What a field must hold to.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -157,6 +162,11 @@ pub fn phase_one(result: pb::PhaseOneResult, limits: &Limits) -> Result<PhaseOne
     })
 }
 
+/// The reply to a call of phase two. One that is too large is left out: that the call is done it does not change.
+pub fn reply_to_completion(reply: Bytes, limits: &Limits) -> Bytes {
+    if reply.len() <= limits.max_payload { reply } else { Bytes::new() }
+}
+
 /// A branch to be enlisted, with its vote if it has one.
 pub fn enlistment(enlistment: pb::Enlistment, limits: &Limits) -> Result<Enlistment, Invalid> {
     let Some(spec) = enlistment.branch else { return Err(Invalid::new("branch", "is not set")) };
@@ -213,8 +223,14 @@ fn endpoint(text: &str, limits: &Limits) -> Result<Option<SmolStr>, Invalid> {
     if text.is_empty() {
         return Ok(None);
     }
-    let endpoint: Endpoint =
-        text.parse().map_err(|error| Invalid::new("endpoint", format!("is {text:?}; {error}")))?;
+    if text.len() > ENDPOINT_MAX {
+        let problem = format!("has {} bytes; the limit is {ENDPOINT_MAX}", text.len());
+        return Err(Invalid::new("endpoint", problem));
+    }
+    let endpoint: Endpoint = text.parse().map_err(|error| {
+        let quoted: String = text.chars().take(QUOTED_MAX).collect();
+        Invalid::new("endpoint", format!("is {quoted:?}; {error}"))
+    })?;
     if limits.allowed_hosts.iter().any(|host| host.allows(&endpoint)) {
         Ok(Some(SmolStr::new(endpoint.to_string())))
     } else {

@@ -287,12 +287,17 @@ impl Session {
             self.sessions.with_lane(&self.participant, |lane| lane.drain(self.replica));
         }
         let mut reports = Vec::with_capacity(request.replies.len());
+        let mut ignored: Option<(usize, Invalid)> = None;
         for reply in request.replies {
             match self.report(reply) {
                 Ok(report) => reports.push(report),
                 // One bad reply harms its own branch only: the call is repeated.
-                Err(invalid) => warn!(participant = %self.participant, %invalid, "ignored a reply"),
+                Err(invalid) => ignored.get_or_insert((0, invalid)).0 += 1,
             }
+        }
+        // Once, since there can be millions in a message.
+        if let Some((count, first)) = ignored {
+            warn!(participant = %self.participant, count, %first, "ignored replies that cannot be understood");
         }
         if !reports.is_empty() {
             self.sessions.with_lane(&self.participant, |lane| {
@@ -385,7 +390,7 @@ impl Session {
                     Ok(done) => Report::Completed {
                         completion: done,
                         detail: wire::reason(&completion.detail),
-                        reply: completion.reply,
+                        reply: wire::reply_to_completion(completion.reply, &self.limits),
                     },
                     Err(invalid) => bad_answer(&invalid),
                 }

@@ -120,6 +120,23 @@ fn each_wrong_field_of_a_branch_is_named_with_its_place() {
         pb::BranchSpec { endpoint: "ftp://localhost:1".to_owned(), ..branch("") },
         r#"branches[1].endpoint is "ftp://localhost:1"; it must be an address such as http://stock.internal:7000"#,
     );
+    refused(
+        pb::BranchSpec { endpoint: "x".repeat(100_000), ..branch("") },
+        "branches[1].endpoint has 100000 bytes; the limit is 272",
+    );
+}
+
+#[test]
+fn an_error_repeats_of_a_wrong_address_no_more_than_fits_in_a_header() {
+    let wrong = pb::BranchSpec { endpoint: "\u{1}".repeat(272), ..branch("") };
+    let refusal = run(a_run(vec![wrong]), &limits()).unwrap_err().to_string();
+    assert!(refusal.len() < 1024, "{} bytes", refusal.len());
+}
+
+#[test]
+fn a_reply_to_a_completion_that_is_too_large_is_left_out() {
+    let kept = |bytes| crate::wire::reply_to_completion(vec![7; bytes].into(), &limits()).len();
+    assert_eq!((kept(8), kept(9)), (8, 0));
 }
 
 #[test]
