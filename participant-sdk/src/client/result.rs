@@ -73,7 +73,11 @@ pub(super) fn conclude(
 ) -> Result<Completed, Error> {
     let unknown = |xid| Error::Unknown { xid, request_id: request_id.to_owned() };
     let result = result.ok_or_else(|| unknown(known))?;
-    let Some(xid) = result.xid.parse().ok().or(known) else { return Err(unknown(known)) };
+    let xid = match (result.xid.parse().ok(), known) {
+        // What became of another one says nothing of this one.
+        (Some(told), Some(asked)) if told != asked => return Err(unknown(known)),
+        (told, known) => told.or(known).ok_or_else(|| unknown(None))?,
+    };
     let outcome = result.outcome();
     let reason = result.reason;
     match outcome {

@@ -92,6 +92,21 @@ async fn client() -> (Coordinator, Client) {
 }
 
 #[tokio::test]
+async fn answer_about_another_transaction_says_nothing_of_this_one() {
+    for outcome in [pb::Outcome::Committed, pb::Outcome::Aborted] {
+        let (coordinator, client) = client().await;
+        let running = tokio::spawn(async move { client.transaction("").run(async |_| Ok(())).await });
+        let mut pipeline = coordinator.pipeline().await;
+        pipeline.begin().await;
+        let (call_id, _) = pipeline.commit().await;
+        let of_another = pb::TransactionResult { xid: tx(XID + 1).to_string(), ..ended(outcome) };
+        pipeline.reply(call_id, committed(of_another)).await;
+        let told = soon(running).await.unwrap();
+        assert!(matches!(told, Err(Error::Unknown { xid: Some(xid), .. }) if xid == tx(XID)), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn closure_that_ends_well_commits() {
     let (coordinator, client) = client().await;
     // In a task of its own: the future can be sent.
