@@ -8,7 +8,7 @@ mod transaction;
 
 pub use self::admin::{AdminService, LogStatsCell};
 pub use self::inquiry::InquiryService;
-pub use self::server::{ApiParts, router};
+pub use self::server::{ApiParts, router, routes};
 pub use self::transaction::TransactionService;
 
 #[cfg(test)]

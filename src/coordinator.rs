@@ -136,7 +136,7 @@ pub fn system_wall_clock() -> WallTime {
 
 impl Coordinator {
     /// A handle and what its driver needs.
-    pub(crate) fn new(wall: ReadWallClock) -> (Coordinator, mpsc::Receiver<Input>) {
+    pub fn new(wall: ReadWallClock) -> (Coordinator, mpsc::Receiver<Input>) {
         let (inbox, inputs) = mpsc::channel(INBOX_CAPACITY);
         let shared = Shared {
             clock: Clock { start: Instant::now(), wall },
@@ -224,7 +224,8 @@ impl Coordinator {
         self.shared.identity.get().expect("nothing is served before the log is open")
     }
 
-    pub(crate) fn identify(&self, identity: Identity) {
+    /// Says who it is, once, as soon as the log is open.
+    pub fn identify(&self, identity: Identity) {
         self.shared.identity.set(identity).expect("a coordinator opens its log once");
     }
 

@@ -12,6 +12,7 @@ use pb::participant_session_service_server::ParticipantSessionServiceServer;
 use pb::transaction_service_server::TransactionServiceServer;
 use tokio::sync::watch;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
@@ -49,6 +50,16 @@ pub struct ApiParts {
 ///
 /// Must be called within a Tokio runtime: a task follows the coordinator's phase until it has stopped.
 pub fn router(parts: ApiParts) -> Router {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_routes(routes(parts))
+}
+
+/// The same without a connection: for whoever has one of another kind, or calls them in the same process.
+pub fn routes(parts: ApiParts) -> Routes {
     let ApiParts { coordinator, transport, limits, data_dir, log_stats } = parts;
     let request_max = limits.max_payload.saturating_add(REQUEST_BYTES_MAX);
     let sessions = SessionService::new(coordinator.clone(), transport.sessions().clone(), limits.clone());
@@ -60,12 +71,7 @@ pub fn router(parts: ApiParts) -> Router {
     let health = HealthService::from_health_reporter(reporter.clone());
     tokio::spawn(report_health(reporter, coordinator.watch_phase()));
 
-    Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .max_concurrent_streams(STREAMS_MAX)
-        .add_service(TransactionServiceServer::new(transactions).max_decoding_message_size(request_max))
+    Routes::new(TransactionServiceServer::new(transactions).max_decoding_message_size(request_max))
         .add_service(ParticipantSessionServiceServer::new(sessions).max_decoding_message_size(request_max))
         .add_service(InquiryServiceServer::new(inquiries))
         .add_service(AdminServiceServer::new(admin))

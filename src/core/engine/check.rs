@@ -1,4 +1,4 @@
-//! What must hold between any two events, for tests.
+//! What must hold between any two events: for tests, those outside of this crate too.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,7 +12,8 @@ use crate::core::words::{Outcome, State};
 impl Engine {
     /// Panics if what the engine keeps beside the transactions contradicts them, or if an open transaction waits for
     /// something without a timer, and so could wait for ever. Not between [`Engine::replay`] and resumption.
-    pub(in crate::core) fn check(&self) {
+    #[doc(hidden)]
+    pub fn check(&self) {
         let mut waiting: Map<ParticipantName, BTreeSet<TxId>> = Map::default();
         for tx in self.transactions.values() {
             check_timer(tx);
@@ -42,6 +43,7 @@ impl Engine {
     }
 
     /// Panics if anything is left that an ended transaction should have given back.
+    #[cfg(test)]
     pub(in crate::core) fn check_idle(&self) {
         self.check();
         let open: Vec<_> = self.transactions.values().filter(|tx| tx.outcome.is_none()).collect();
