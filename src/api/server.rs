@@ -25,6 +25,9 @@ use crate::wire::Limits;
 
 /// How large a request may be, besides one payload of the largest size.
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The same of a session: no participant needs more, and a message of the smallest things takes a hundred times as much
+/// memory as it has bytes.
+const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often an idle connection is checked: half-open ones are found within twice that.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +65,7 @@ pub fn router(parts: ApiParts) -> Router {
 pub fn routes(parts: ApiParts) -> Routes {
     let ApiParts { coordinator, transport, limits, data_dir, log_stats } = parts;
     let request_max = limits.max_payload.saturating_add(REQUEST_BYTES_MAX);
+    let session_max = limits.max_payload.saturating_add(SESSION_BYTES_MAX);
     let sessions = SessionService::new(coordinator.clone(), transport.sessions().clone(), limits.clone());
     let transactions = TransactionService::new(coordinator.clone(), limits);
     let inquiries = InquiryService::new(coordinator.clone());
@@ -72,7 +76,7 @@ pub fn routes(parts: ApiParts) -> Routes {
     tokio::spawn(report_health(reporter, coordinator.watch_phase()));
 
     Routes::new(TransactionServiceServer::new(transactions).max_decoding_message_size(request_max))
-        .add_service(ParticipantSessionServiceServer::new(sessions).max_decoding_message_size(request_max))
+        .add_service(ParticipantSessionServiceServer::new(sessions).max_decoding_message_size(session_max))
         .add_service(InquiryServiceServer::new(inquiries))
         .add_service(AdminServiceServer::new(admin))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod fields;
+mod misbehaviour;
 mod sessions;
 
 use std::time::Duration;
@@ -28,7 +29,11 @@ struct Target {
 
 impl Target {
     async fn start() -> Target {
-        let coordinator = Coordinator::start(&["--set", "participants.retry_max=200ms"]);
+        Target::start_with(&[]).await
+    }
+
+    async fn start_with(args: &[&str]) -> Target {
+        let coordinator = Coordinator::start(&[&["--set", "participants.retry_max=200ms"], args].concat());
         let channel = Channel::from_shared(coordinator.url()).unwrap().connect().await.unwrap();
         Target { coordinator, channel }
     }
@@ -61,7 +66,7 @@ impl Target {
 
     /// An honest transaction commits, over a new connection.
     async fn still_commits(&self) {
-        let channel = Channel::from_shared(self.coordinator.url()).unwrap().connect().await.unwrap();
+        let channel = connect(self).await;
         for participant in ["honest/stock", "honest/ledger"] {
             session::willing(&channel, participant).await;
         }
@@ -70,6 +75,11 @@ impl Target {
         let log = self.coordinator.log();
         assert!(!log.contains("panicked"), "something panicked:\n{log}");
     }
+}
+
+/// A connection of its own.
+async fn connect(target: &Target) -> Channel {
+    Channel::from_shared(target.coordinator.url()).unwrap().connect().await.unwrap()
 }
 
 /// Waits for what must come.

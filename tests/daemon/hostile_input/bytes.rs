@@ -137,7 +137,7 @@ async fn send(target: &Target, path: &str, message: &[u8]) -> Result<Option<Byte
 
 /// Bytes as they are.
 #[derive(Debug, Default)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -209,19 +209,19 @@ async fn an_inquiry_that_is_wrong_ends_its_session_with_the_reason() {
 }
 
 /// Runs a transaction, and does not wait for its end.
-fn start(target: &Target, branches: Vec<pb::BranchSpec>) -> JoinHandle<pb::TransactionResult> {
+pub(super) fn start(target: &Target, branches: Vec<pb::BranchSpec>) -> JoinHandle<pb::TransactionResult> {
     let mut transactions = target.transactions();
     let request = pb::RunRequest { branches, ..pb::RunRequest::default() };
     tokio::spawn(async move { transactions.run(request).await.unwrap().into_inner().result.unwrap() })
 }
 
-fn inquiries(xid: &str, count: usize) -> pb::SessionRequest {
+pub(super) fn inquiries(xid: &str, count: usize) -> pb::SessionRequest {
     let inquiry = pb::Inquiry { xid: xid.to_owned(), branch_id: "1".to_owned(), expired: false };
     pb::SessionRequest { inquiries: vec![inquiry; count], ..pb::SessionRequest::default() }
 }
 
 /// What the coordinator answers on this session; whatever was sent before has been dealt with by then.
-async fn outcome(participant: &mut Session, xid: &str) -> pb::InquiryAnswer {
+pub(super) async fn outcome(participant: &mut Session, xid: &str) -> pb::InquiryAnswer {
     participant.send(inquiries(xid, 1));
     loop {
         let response = soon(participant.responses.message()).await.unwrap().unwrap();
@@ -232,7 +232,7 @@ async fn outcome(participant: &mut Session, xid: &str) -> pb::InquiryAnswer {
 }
 
 /// How the session ends.
-async fn end(participant: &mut Session) -> Status {
+pub(super) async fn end(participant: &mut Session) -> Status {
     loop {
         match soon(participant.responses.message()).await {
             Ok(Some(_)) => {}
