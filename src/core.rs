@@ -25,6 +25,7 @@
 //! What is here: [`words`](Protocol) and ids; [`Record`], what is written down; [`Transaction`], the fold of its
 //! records; [`Engine`], all transactions of a shard; one module per protocol for what is particular to it.
 
+mod doubt;
 mod engine;
 mod event;
 #[cfg(test)]
@@ -45,6 +46,7 @@ mod words;
 /// A hash map whose hash function costs a fraction of the standard one's, and is seeded at random like it.
 pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
+pub use doubt::doubt;
 pub use engine::{Admission, Counts, Engine, EngineSettings};
 pub use event::{
     Action, Answer, BeginSpec, BranchResult, BranchSpec, Call, Durability, Enlistment, Event, FailureKind,

@@ -77,6 +77,10 @@ pub enum What {
     Ended {
         outcome: Outcome,
     },
+    /// The log was repaired, and may have lost what came after: see [`doubt`](super::doubt()).
+    Doubted {
+        reason: SmolStr,
+    },
 }
 
 /// The place of a branch in its transaction, in order of enlistment.
@@ -131,6 +135,7 @@ const RESOLVED: u8 = 8;
 const ENDED: u8 = 9;
 const DELEGATION_DECLINED: u8 = 10;
 const UNREACHED: u8 = 11;
+const DOUBTED: u8 = 12;
 
 impl Record {
     /// Appends the record to `out`.
@@ -212,6 +217,10 @@ impl Record {
             What::Ended { outcome } => {
                 head(out, ENDED);
                 out.push(outcome.code());
+            }
+            What::Doubted { reason } => {
+                head(out, DOUBTED);
+                put_text(out, reason);
             }
         }
     }
@@ -307,6 +316,7 @@ impl Reader<'_> {
                 reason: self.text()?,
             },
             ENDED => What::Ended { outcome: self.code("outcome", Outcome::from_code)? },
+            DOUBTED => What::Doubted { reason: self.text()? },
             kind => return Err(DecodeError::Kind { at: self.start, kind }),
         };
         Ok(Record { at, what })
@@ -440,6 +450,7 @@ mod tests {
             What::Heuristic { branch, completion: Completion::HeuristicHazard, detail: "?".into() },
             What::Resolved { branch, committed: true, reason: "seen".into() },
             What::Ended { outcome: Outcome::Mixed },
+            What::Doubted { reason: "the log lost its end".into() },
         ];
         whats.into_iter().map(|what| Record { at: WallTime(1_700_000_000_123), what }).collect()
     }

@@ -33,6 +33,8 @@ pub struct Transaction {
     ended_at: WallTime,
     /// Its participant decides: one branch, one phase.
     pub delegated: bool,
+    /// The log may have lost a part of it: branches, a decision. See [`doubt`](super::doubt()).
+    pub doubted: bool,
     pub decision: Option<Decision>,
     pub outcome: Option<Outcome>,
     /// Why it aborted or became heuristic.
@@ -131,6 +133,7 @@ impl Transaction {
             decided_at: WallTime::default(),
             ended_at: WallTime::default(),
             delegated: false,
+            doubted: false,
             decision: None,
             outcome: None,
             reason: SmolStr::default(),
@@ -272,6 +275,14 @@ impl Transaction {
             What::Ended { outcome } => {
                 self.outcome = Some(outcome);
                 self.ended_at = at;
+            }
+            What::Doubted { reason } => {
+                self.doubted = true;
+                for branch in self.branches.iter_mut().filter(|branch| !branch.state.is_finished()) {
+                    branch.state = BranchState::HeuristicHazard;
+                    branch.set_reason(reason.clone());
+                }
+                self.reason = reason;
             }
         }
     }
@@ -485,7 +496,8 @@ impl What {
             | What::Delegated
             | What::DelegationDeclined
             | What::Decided { .. }
-            | What::Ended { .. } => None,
+            | What::Ended { .. }
+            | What::Doubted { .. } => None,
         }
     }
 }

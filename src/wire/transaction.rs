@@ -139,6 +139,7 @@ fn history_event(tx: &Transaction, record: Record) -> pb::HistoryEvent {
             ("resolved", Some(branch), with_reason(word, &reason))
         }
         What::Ended { outcome } => ("ended", None, outcome_word(outcome).to_owned()),
+        What::Doubted { reason } => ("doubted", None, reason.into()),
     };
     let branch = branch.map(|BranchIndex(at)| tx.branches[usize::from(at)].id.to_string());
     event(record.at, kind, branch.unwrap_or_default(), detail)

@@ -53,6 +53,7 @@ pub(super) fn what(what: &What) -> String {
             format!("resolved {} {word}{}", at(branch.0), colon(reason))
         }
         What::Ended { outcome } => format!("ended {}", spaced(outcome)),
+        What::Doubted { reason } => format!("doubted{}", colon(reason)),
     }
 }
 

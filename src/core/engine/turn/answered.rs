@@ -56,6 +56,7 @@ impl Turn<'_> {
             self.abort(format_smolstr!("the reservation of branch {branch} expired before the decision"));
         }
         let answer = match (self.tx.decision, self.tx.index_of(branch)) {
+            (_, None) if self.tx.doubted => InquiryAnswer::Foreign,
             (None, _) => InquiryAnswer::Pending,
             (Some(Decision::Abort), _) | (Some(Decision::Commit), None) => InquiryAnswer::Abort,
             (Some(Decision::Commit), Some(index)) => match self.tx.branch(index).state {
