@@ -12,6 +12,7 @@ mod exit;
 mod explain;
 mod health;
 mod json;
+mod log;
 mod output;
 mod participant;
 mod payload;
@@ -106,6 +107,9 @@ enum Command {
     /// Check participants, and see what they hold
     #[command(subcommand)]
     Participant(participant::Participant),
+    /// Check, measure, print or repair the decision log of a daemon that does not run
+    #[command(subcommand)]
+    Log(log::Log),
     /// Ask whether the server is ready, or alive
     Health(health::Health),
     /// Show the server and its participants
@@ -148,6 +152,7 @@ impl Cli {
             Command::Bench(bench) => bench.run(global, output),
             Command::Tx(tx) => block_on(async { tx.run(&Client::connect(global).await?, output).await }),
             Command::Participant(participant) => participant.run(global, output),
+            Command::Log(log) => log.run(global, output),
             Command::Health(health) => {
                 block_on(async { health.run(&Client::connect(global).await?, output).await })
             }

@@ -16,7 +16,9 @@ mod writer;
 
 pub use self::error::{AppendError, Damage, OpenError, Refusal, ReplayError};
 pub use self::memory::{FailedAppend, MemoryLog};
-pub use self::sled_log::{Medium, RawKey, Sled, SledLog, SledOptions, Witness, WitnessFile, free_bytes};
+pub use self::sled_log::{
+    Claim, Medium, RawKey, Rebuilt, Sled, SledLog, SledOptions, Survey, Witness, WitnessFile, free_bytes,
+};
 pub use self::writer::{Crank, LogStats, LogWriter, Submission, Turn, WriterEvent};
 
 use std::collections::BTreeSet;
@@ -118,6 +120,11 @@ impl Lives {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Each with its tag, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Epoch, u32)> + '_ {
+        self.0.iter().copied()
     }
 
     fn insert(&mut self, epoch: Epoch, life_tag: u32) {

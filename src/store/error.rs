@@ -41,9 +41,12 @@ pub enum OpenError {
         path.display(), if found > supported { ", or a newer one" } else { ", let it finish all transactions, and give this one an empty directory" })]
     OtherVersion { path: PathBuf, found: u32, supported: u32 },
     /// Going on could forget a decision, or tell another than was told before.
-    #[error("refusing to start on data directory {}: {why}. Restore the whole directory from a backup; or move it away \
-        and start with an empty one, after which every branch that is in doubt needs an operator", dir.display())]
+    #[error("refusing to start on data directory {}: {why}. `assent log verify --data-dir {}` says what is damaged. Restore the \
+        whole directory from a backup; or let `assent log repair` keep what can be read (its --help says what that means)",
+        dir.display(), quoted(dir))]
     Refused { dir: PathBuf, why: Refusal },
+    #[error("there is no log in {}", dir.display())]
+    NoLog { dir: PathBuf },
     #[error("data directory {} has used up its {} epochs; move it away and start with an empty one", dir.display(), Epoch::MAX.0)]
     EpochsUsedUp { dir: PathBuf },
 }
@@ -85,6 +88,13 @@ pub enum Damage {
     OtherVersion { found: u32, supported: u32 },
     #[error("the database engine cannot read it: {0}")]
     Engine(String),
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Where room is kept for a full disk.

@@ -36,12 +36,17 @@ mod data_dir;
 mod group;
 mod ledger;
 mod medium;
+mod rebuild;
+mod salvage;
 mod scan;
+mod survey;
 mod witness;
 
 pub use self::data_dir::free_bytes;
 pub use self::medium::{Medium, RawKey, Sled, WitnessFile};
-pub use self::witness::Witness;
+pub use self::rebuild::Rebuilt;
+pub use self::survey::Survey;
+pub use self::witness::{Claim, Witness};
 
 use std::fmt;
 use std::fs::File;
@@ -152,6 +157,24 @@ impl<M: Medium> SledLog<M> {
         lives.insert(epoch, life_tag);
         let cluster = log.witness.claim().cluster;
         Ok((log, Opened { cluster, epoch, life_tag, lives, cut_off, ballast: Ballast::Off }))
+    }
+
+    /// Makes the first life of a new log.
+    fn begin(medium: M, witness: Witness<M::Witness>, epoch: Epoch) -> Result<SledLog<M>, Failure> {
+        let mut log = SledLog {
+            medium,
+            witness,
+            life: (epoch, draw_life_tag()),
+            newest: 0,
+            sum: 0,
+            ledger: Ledger::new(1),
+            stale: Vec::new(),
+            content: Content::default(),
+            found: None,
+            broken: false,
+        };
+        log.begin_life(&[])?;
+        Ok(log)
     }
 
     /// Removes what the last crash cut off, whose number the next group takes, and makes this life durable.

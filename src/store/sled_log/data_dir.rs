@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -48,6 +48,29 @@ impl DataDir {
         // For the message above, in another process. That it cannot be written takes nothing from the lock.
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
         Ok(DataDir { path, lock })
+    }
+
+    /// Locks a directory that is there, and changes nothing in it.
+    pub fn look(path: &Path) -> Result<DataDir, OpenError> {
+        let failed = |action, path: &Path, source| OpenError::Io { action, path: path.to_owned(), source };
+        let path = std::path::absolute(path).map_err(|error| failed("find", path, error))?;
+        let lock_path = path.join("LOCK");
+        let mut lock = match File::open(&lock_path) {
+            Ok(lock) => lock,
+            // No daemon was ever here: it is a copy. What is locked instead makes no difference.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_dir() => {
+                File::open(&path).map_err(|error| failed("open", &path, error))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::NoLog { dir: path });
+            }
+            Err(error) => return Err(failed("open", &lock_path, error)),
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(DataDir { path, lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: path, pid: holder(&mut lock) }),
+            Err(TryLockError::Error(source)) => Err(failed("lock", &lock_path, source)),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -176,11 +199,15 @@ fn create(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The process that wrote its id into the lock file.
+/// The process that wrote its id into the lock file, if it is it that has the lock: who only looks does not write.
 fn holder(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().and_then(|()| lock.take(16).read_to_string(&mut text)).ok()?;
-    text.trim().parse().ok()
+    let pid = text.trim().parse().ok()?;
+    let ours = lock.metadata().ok()?;
+    let opened = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let has_it = |file: &fs::Metadata| (file.dev(), file.ino()) == (ours.dev(), ours.ino());
+    opened.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok()).any(|file| has_it(&file)).then_some(pid)
 }
 
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {

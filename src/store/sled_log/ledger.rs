@@ -101,6 +101,11 @@ impl Ledger {
         self.total.bytes > 2 * self.total.in_force + self.waste_bytes_max
     }
 
+    /// Of all groups; it has no frames.
+    pub fn total(&self) -> Group {
+        self.total
+    }
+
     pub fn oldest_group(&self) -> Group {
         self.groups.front().copied().unwrap_or_default()
     }

@@ -61,9 +61,14 @@ impl Witness<File> {
 
     /// Makes the file for a log that is still to be made. It appears whole or not at all.
     pub fn make(path: &Path) -> io::Result<Witness<File>> {
+        Witness::make_for(path, Uuid::new_v4())
+    }
+
+    /// The same for a log of a cluster that there was before.
+    pub fn make_for(path: &Path, cluster: Uuid) -> io::Result<Witness<File>> {
         let new = path.with_extension("new");
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
-        let witness = Witness::create(file)?;
+        let witness = Witness::create_for(file, cluster)?;
         fs::rename(&new, path)?;
         Ok(witness)
     }
@@ -112,7 +117,11 @@ impl<F: WitnessFile> Witness<F> {
 
     /// Fills an empty file, for a log that is still to be made.
     pub fn create(file: F) -> io::Result<Witness<F>> {
-        let claim = Claim { cluster: Uuid::new_v4(), life: (Epoch(0), 0), begun: 0, durable: 0, sum: 0 };
+        Witness::create_for(file, Uuid::new_v4())
+    }
+
+    fn create_for(file: F, cluster: Uuid) -> io::Result<Witness<F>> {
+        let claim = Claim { cluster, life: (Epoch(0), 0), begun: 0, durable: 0, sum: 0 };
         let mut witness = Witness { file, revision: 0, claim, unsynced_forced_groups: 0 };
         witness.write()?;
         witness.write()?;
