@@ -117,6 +117,8 @@ impl SledLog {
             .keep_ballast(options.ballast_bytes)
             .map_err(|source| io_error(dir.path(), "keep ballast in", &dir.ballast(), source))?;
         let witness = find_witness(&dir)?;
+        dir.clear_unfinished(witness.claim().durable > 0)
+            .map_err(|source| io_error(dir.path(), "tidy up", &dir.sled(), source))?;
         let db = open_engine(&dir, options)?;
         let sled = sled_db(dir.path());
         let failed = |source| OpenError::Io { action: "open", path: sled, source };
@@ -184,9 +186,10 @@ impl<M: Medium> SledLog<M> {
         }
         let (epoch, tag) = self.life;
         self.write_group(&[Entry::Life { epoch, tag }])?;
+        // Before the witness says that there is something durable: then all that sled needs is there.
+        self.medium.sync_names()?;
         self.sync()?;
-        self.witness.sync()?;
-        Ok(self.medium.sync_names()?)
+        Ok(self.witness.sync()?)
     }
 
     fn append(&mut self, batch: &[LogWrite], durability: Durability) -> Result<(), Failure> {

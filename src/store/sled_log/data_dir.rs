@@ -116,6 +116,23 @@ impl DataDir {
         Err(OpenError::InUse { dir: self.path.clone(), pid: None })
     }
 
+    /// Removes what sled had not finished when it was last opened, and would take for damage. Snapshots it makes again, as well
+    /// as its configuration, which is always the same; that is written once, before anything is durable.
+    pub fn clear_unfinished(&self, anything_durable: bool) -> io::Result<()> {
+        if !self.sled().exists() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(self.sled())? {
+            let path = entry?.path();
+            let unfinished = path.extension().is_some_and(|extension| extension == "generating");
+            let first = !anything_durable && path.file_name().is_some_and(|name| name == "conf");
+            if unfinished || first {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sees to it that the ballast file is there, and that its blocks are.
     pub fn keep_ballast(&self, bytes: u64) -> io::Result<Ballast> {
         if bytes == 0 {

@@ -7,8 +7,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::ops::RangeBounds;
+use std::ops::{Deref, RangeBounds};
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use sled::{Db, IVec};
@@ -60,7 +61,7 @@ pub trait WitnessFile: Send + fmt::Debug + 'static {
 /// sled, made to keep what it acknowledged.
 #[derive(Debug)]
 pub struct Sled {
-    pub(super) db: Db,
+    pub(super) db: Engine,
     /// Our own handle to sled's file: the only way to sync it.
     file: File,
     /// Dropped last: the directory is ours until sled has let go of it.
@@ -69,7 +70,28 @@ pub struct Sled {
 
 impl Sled {
     pub(super) fn new(db: Db, dir: DataDir) -> io::Result<Sled> {
+        // In there first, so that it ends well where this fails.
+        let db = Engine(Some(db));
         Ok(Sled { db, file: File::open(dir.sled_db())?, dir })
+    }
+}
+
+/// sled syncs its file when it is dropped, and panics where it cannot. By then the failure is known, or nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Engine(Option<Db>);
+
+impl Deref for Engine {
+    type Target = Db;
+
+    fn deref(&self) -> &Db {
+        self.0.as_ref().expect("it is there until this is dropped")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
     }
 }
 

@@ -98,7 +98,8 @@ impl Survey {
             self.refusal = begun.then_some(Refusal::LogMissing);
             return Ok(());
         }
-        let medium = match engine(copy.path()) {
+        let anything_durable = self.claim.is_none_or(|claim| claim.durable > 0);
+        let medium = match engine(copy.path(), anything_durable) {
             Ok(medium) => medium,
             Err(damage) => return self.open_without_snapshots(copy, damage),
         };
@@ -142,7 +143,7 @@ impl Survey {
             Ok(())
         };
         remove().map_err(|source| copying(again.path(), source))?;
-        match engine(again.path()) {
+        match engine(again.path(), true) {
             Ok(medium) => self.salvage(salvage(&medium)),
             Err(_same) => {}
         }
@@ -167,10 +168,11 @@ impl Survey {
 }
 
 /// sled on a copy.
-fn engine(dir: &Path) -> Result<Sled, Damage> {
+fn engine(dir: &Path, anything_durable: bool) -> Result<Sled, Damage> {
     let open = || -> Result<Sled, OpenError> {
         let dir = DataDir::claim(dir)?;
         let path = dir.sled_db();
+        dir.clear_unfinished(anything_durable).map_err(|source| copying(dir.path(), source))?;
         let db = open_engine(&dir, &SledOptions::default())?;
         Sled::new(db, dir).map_err(|source| OpenError::Io { action: "open", path, source })
     };
