@@ -4,6 +4,8 @@
 
 #[path = "store/damage.rs"]
 mod damage;
+#[path = "store/every_byte.rs"]
+mod every_byte;
 #[path = "store/kill.rs"]
 mod kill;
 #[path = "store/support.rs"]

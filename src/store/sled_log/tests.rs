@@ -294,6 +294,12 @@ fn first_opening_that_was_cut_off_is_done_again() {
     Witness::make(&dir.path().join("witness")).unwrap();
     drop(sled::open(dir.path().join("sled")).unwrap());
     assert_eq!(open(&dir).unwrap().1.epoch, Epoch(1));
+    // Of that, only a half of its configuration.
+    let dir = tempfile::tempdir().unwrap();
+    Witness::make(&dir.path().join("witness")).unwrap();
+    fs::create_dir(dir.path().join("sled")).unwrap();
+    fs::write(dir.path().join("sled/conf"), b"segment_size: 5242").unwrap();
+    assert_eq!(open(&dir).unwrap().1.epoch, Epoch(1));
 }
 
 #[test]
