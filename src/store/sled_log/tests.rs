@@ -1,5 +1,7 @@
 //! Damage that only a hand inside the database can make, and writes that are cut off at every place.
 
+mod salvaging;
+
 use std::collections::BTreeMap;
 use std::fs;
 
