@@ -310,7 +310,7 @@ impl Transaction {
         let any = |state| self.branches.iter().any(|branch| branch.state == state);
         if any(BranchState::HeuristicCommit) || any(BranchState::HeuristicRollback) {
             Outcome::Mixed
-        } else if any(BranchState::HeuristicHazard) {
+        } else if any(BranchState::HeuristicHazard) || (self.doubted && self.decision.is_none()) {
             Outcome::Hazard
         } else {
             match self.decision {

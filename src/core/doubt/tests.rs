@@ -43,6 +43,21 @@ fn operator_decides_for_the_branches_that_are_known_and_for_no_other() {
 }
 
 #[test]
+fn nothing_is_presumed_of_one_whose_branches_are_lost_either() {
+    let (tx, mut history) = undecided(Vote::Prepared);
+    let mut begun = Vec::new();
+    crate::core::Record::decode_all(&history).next().unwrap().unwrap().encode(&mut begun);
+    history = begun;
+    let mut engine = repaired(tx, history);
+    assert_eq!(engine.get(tx).unwrap().state(), State::Ended(Outcome::Hazard));
+    assert_eq!(ask(&mut engine, tx, "1", false), InquiryAnswer::Foreign);
+    // What has only read is finished, and may have been one of many.
+    let (tx, history) = undecided(Vote::ReadOnly);
+    let mut engine = repaired(tx, history);
+    assert_eq!(ask(&mut engine, tx, "1", false), InquiryAnswer::Pending);
+}
+
+#[test]
 fn what_is_decided_goes_on_as_decided() {
     let (mut engine, tx, _) = voted(Vote::Prepared);
     let step = engine

@@ -36,7 +36,7 @@ impl Transaction {
             }
             What::Decided { decision, .. } => self.wrong_decision(*decision),
             What::Ended { outcome } => {
-                let decided = self.decision.is_some() || self.delegated;
+                let decided = self.decision.is_some() || self.delegated || self.doubted;
                 let finished = self.branches.iter().all(|branch| branch.state.is_finished());
                 // Once an operator has settled what was heuristic, it ends again.
                 let ended_well = self.outcome.is_some_and(|outcome| !outcome.is_heuristic());
@@ -46,6 +46,7 @@ impl Transaction {
                     (*outcome != self.outcome_of_branches()).then_some("its branches ended otherwise")
                 }
             }
+            What::Doubted { .. } => (!self.is_open()).then_some("what is decided is not in doubt"),
             What::Begun { .. }
             | What::Voted { .. }
             | What::Unreached { .. }
@@ -85,7 +86,8 @@ impl Transaction {
             | What::Delegated
             | What::DelegationDeclined
             | What::Decided { .. }
-            | What::Ended { .. } => true,
+            | What::Ended { .. }
+            | What::Doubted { .. } => true,
         };
         (!possible).then(|| format!("branch {} is {state:?}", self.branch(index).id))
     }
@@ -109,7 +111,7 @@ impl Transaction {
         // What nobody decided, as far as anybody could tell, an operator does.
         if self.outcome.is_some() {
             let settled = self.delegated && self.branches.iter().all(|branch| branch.state.is_heuristic());
-            return (!settled).then_some("it has ended");
+            return (!settled && !self.doubted).then_some("it has ended");
         }
         let agreed = self.branches.iter().all(|branch| {
             matches!(branch.state, BranchState::Prepared | BranchState::ReadOnly)
