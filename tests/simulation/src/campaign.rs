@@ -14,7 +14,10 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum as _;
 
 use crate::Args;
+use crate::faults::KINDS;
 use crate::run::Outcome;
+
+const NO_PANIC: &str = "nobody panics with it";
 
 /// Where the histories of runs that found something are kept.
 const KEPT: &str = "target/simulation";
@@ -48,7 +51,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let history = place.path().join(format!("history-{worker}"));
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
+            let found = args.until_found && !total.lock().expect(NO_PANIC).failed.is_empty();
             let over = match args.duration {
+                _ if found => true,
                 Some(duration) => started.elapsed() >= duration,
                 None => seed >= args.first + args.seeds,
             };
@@ -63,14 +68,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 }
                 eprintln!("seed {seed}: history in {}; again: {}", kept.display(), again(args, seed));
             }
-            total.lock().expect("nobody panics with it").add(&outcome);
+            total.lock().expect(NO_PANIC).add(&outcome);
         }
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1)).map(|worker| scope.spawn(move || work(worker))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("it does not panic"))
     })?;
-    let total = total.into_inner().expect("nobody panicked with it");
+    let total = total.into_inner().expect(NO_PANIC);
     println!("{}", total.text(started.elapsed().as_secs_f64()));
     Ok(exit_code(total.failed.is_empty()))
 }
@@ -121,7 +126,8 @@ fn compile_shim(place: &Path) -> anyhow::Result<PathBuf> {
     let (source, shim) = (place.join("shim.c"), PathBuf::from(SHIM));
     fs::write(&source, include_str!("../shim/shim.c"))?;
     let unique = place.join("shim.so");
-    let status = Command::new("cc").args(["-O1", "-fPIC", "-shared", "-o"]).arg(&unique).arg(&source).status();
+    let status =
+        Command::new("cc").args(["-O1", "-fPIC", "-shared", "-o"]).arg(&unique).arg(&source).status();
     if !status.context("cannot run cc, the C compiler")?.success() {
         bail!("cc cannot compile {}", source.display());
     }
@@ -152,10 +158,17 @@ impl Total {
     fn text(&self, seconds: f64) -> String {
         let Total { runs, failed, transfers, told, faults, simulated_ms, rest_ms_max } = self;
         let simulated_s = simulated_ms / 1_000;
+        let occurred = |kind: &&&str| faults.get(**kind).is_some_and(|count| *count > 0);
+        let missing: Vec<_> = KINDS.iter().filter(|kind| !occurred(kind)).collect();
+        let kinds = match missing.len() {
+            0 => "every kind of fault occurred".to_owned(),
+            _ => format!("these faults never occurred: {missing:?}"),
+        };
         format!(
             "{runs} seeds in {seconds:.0} s, {} failed {failed:?}\n\
              {transfers} transfers, told {told:?}\n\
              faults {faults:?}\n\
+             {kinds}\n\
              {simulated_s} s simulated; the longest rest took {rest_ms_max} ms",
             failed.len()
         )

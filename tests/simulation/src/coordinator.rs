@@ -14,9 +14,10 @@ use tokio::task::JoinError;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::disk::{Disk, SimulatedLog};
+use crate::judge::Flaw;
 use crate::network::{Listener, channel};
 use crate::rng::Rng;
-use crate::world::{note, wall_clock};
+use crate::world::{note, wall_clock, with};
 
 /// Where it listens.
 pub const PORT: u16 = 7420;
@@ -56,6 +57,10 @@ impl Platform for Machine {
         tokio::spawn(async move {
             loop {
                 queued.notified().await;
+                if with(|world| world.judge.flaw == Flaw::TellsBeforeDurable) {
+                    on_event(WriterEvent::Durable { ticket: u64::MAX });
+                    tokio::time::sleep(Duration::from_millis(disk.sync_ms())).await;
+                }
                 while let Some(turn) = crank.turn() {
                     tokio::time::sleep(Duration::from_millis(disk.sync_ms())).await;
                     turn.told.into_iter().for_each(&mut on_event);
@@ -93,7 +98,11 @@ pub fn settings(rng: &mut Rng) -> Settings {
 }
 
 /// The life of the process. `Err`: it exits with an error.
-pub async fn live(disk: Disk, settings: Arc<Settings>, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn live(
+    disk: Disk,
+    settings: Arc<Settings>,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let shutdown = Box::pin(async move {
         let _ = stop.wait_for(|stop| *stop).await;
         note("coordinator is told to stop");

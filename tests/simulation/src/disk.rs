@@ -232,10 +232,7 @@ impl Medium for Disk {
         Ok(self.state().frames.last_key_value().map(|(key, frame)| (key.to_vec(), frame.clone())))
     }
 
-    fn range(
-        &self,
-        keys: impl RangeBounds<RawKey>,
-    ) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> {
+    fn range(&self, keys: impl RangeBounds<RawKey>) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> {
         let found: Vec<_> =
             self.state().frames.range(keys).map(|(key, frame)| Ok((key.to_vec(), frame.clone()))).collect();
         found.into_iter()

@@ -115,7 +115,8 @@ impl Plan {
             }
             Fault::CrashAtEffect(host, nth, crash) => with(|world| world.crash_at_effect(host, nth, crash)),
             Fault::Stop(host) => {
-                if machines[host.0].is_up() && !matches!(machines[host.0].purpose, Purpose::Initiator { .. }) {
+                if machines[host.0].is_up() && !matches!(machines[host.0].purpose, Purpose::Initiator { .. })
+                {
                     with(|world| {
                         let name = world.host(host).name;
                         world.fault("stop", name, None);

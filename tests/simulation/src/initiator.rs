@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use assent_history::{Call, Move, Record, Told, Transfer};
 use assent_proto::v1::GetServerStatusRequest;
 use assent_proto::v1::admin_service_client::AdminServiceClient;
-use assent_history::{Call, Move, Record, Told, Transfer};
 use assent_sdk::client::{Completed, NewBranch, NewTransaction};
 use assent_sdk::{Client, Error, Json, Protocol, Wait};
 use tokio::sync::watch;
@@ -88,7 +88,8 @@ impl Diary {
         pages.operations += 1;
         let id = format!("{}:{}", pages.host, pages.operations);
         let rng = &mut pages.rng;
-        let how = *rng.pick(&[How::Run, How::Run, How::Run, How::Enlist, How::Join, How::Carry, How::Abandon]);
+        let how =
+            *rng.pick(&[How::Run, How::Run, How::Run, How::Enlist, How::Join, How::Carry, How::Abandon]);
         let order = Order {
             transfer: Transfer { id, moves: moves(rng, how) },
             how,
@@ -125,19 +126,17 @@ fn moves(rng: &mut Rng, how: How) -> Vec<Move> {
         let at = usize::try_from(rng.below(sets.len() as u64)).expect("a place in memory");
         sets.remove(at).0
     };
-    let change = |set: &str, account: u64, amount| {
-        Move { set: set.to_owned(), account: account.to_string(), amount }
-    };
+    let change =
+        |set: &str, account: u64, amount| Move { set: set.to_owned(), account: account.to_string(), amount };
     if how == How::Run && rng.percent(15) {
         // A branch that is alone commits in one phase.
         let (set, from) = (draw(rng), rng.within(1, ACCOUNTS - 1));
         return vec![change(set, from, -amount), change(set, from + 1, amount)];
     }
     let mut moves = vec![change(draw(rng), rng.within(1, ACCOUNTS), -amount)];
-    let parts = rng.within(1, 2);
-    for part in 1..=parts {
-        let amount = if part == 2 || parts == 1 { amount - (parts as i64 - 1) * (amount / 2) } else { amount / 2 };
-        moves.push(change(draw(rng), rng.within(1, ACCOUNTS), amount));
+    let first = if rng.percent(50) { amount } else { amount / 2 };
+    for part in [first, amount - first].into_iter().filter(|part| *part > 0) {
+        moves.push(change(draw(rng), rng.within(1, ACCOUNTS), part));
     }
     if rng.percent(20) {
         moves.push(change(draw(rng), 1, 0));
@@ -168,18 +167,40 @@ pub async fn live(diary: Diary, mut enough: watch::Receiver<bool>) -> anyhow::Re
         task.await?;
     }
     // Others may still be settling what a crash left.
-    watch_coordinator().await
+    tokio::join!(watch_coordinator(), call_everybody(&client));
+    Ok(())
+}
+
+/// Asks for nothing of every participant, until all have answered: so everybody is reached again.
+async fn call_everybody(client: &Client) {
+    let host = running();
+    loop {
+        let nothing = |(set, _): &(&str, bool)| {
+            let work = Work { transfer: String::new(), moves: BTreeMap::from([("1".to_owned(), 0)]) };
+            NewBranch::of(format!("bank/{set}"), &Json(work)).protocol(protocol(set))
+        };
+        let call = client.transaction("everybody").timeout(JOIN_TIMEOUT).branches(SETS.iter().map(nothing));
+        match call.execute().await {
+            Ok(_) => with(|world| {
+                world.judge.served.insert(host);
+            }),
+            Err(error) => with(|world| world.note(format_args!("not everybody answers: {error}"))),
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Asks again and again how much is open.
-async fn watch_coordinator() -> anyhow::Result<()> {
+async fn watch_coordinator() {
     let endpoint = Endpoint::from_static(coordinator::URL)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true);
     let mut admin = AdminServiceClient::new(channel(&endpoint));
     loop {
-        if let Ok(Ok(status)) = timeout(JOIN_TIMEOUT, admin.get_server_status(GetServerStatusRequest {})).await {
+        if let Ok(Ok(status)) =
+            timeout(JOIN_TIMEOUT, admin.get_server_status(GetServerStatusRequest {})).await
+        {
             let status = status.into_inner();
             with(|world| {
                 let active = status.ready.then_some((status.active_transactions, world.now_ms));
@@ -198,7 +219,14 @@ enum Attempt {
 }
 
 /// Makes a transfer, and again while the answer is unknown and can be had.
-async fn settle(client: Client, diary: Diary, number: u64, first_op: u64, order: Order, mut attempt: Attempt) {
+async fn settle(
+    client: Client,
+    diary: Diary,
+    number: u64,
+    first_op: u64,
+    order: Order,
+    mut attempt: Attempt,
+) {
     let host = running();
     let mut op = first_op;
     loop {
@@ -324,7 +352,11 @@ fn told(answer: Result<Completed, Error>, attempt: Attempt, transfer: &str) -> T
         Ok(_) => Told::Committed,
         Err(Error::Aborted { .. }) => Told::Aborted,
         Err(Error::Unknown { .. }) => {
-            if with(|world| world.judge.flaw == Flaw::UnknownIsAbort) { Told::Aborted } else { Told::Unknown }
+            if with(|world| world.judge.flaw == Flaw::UnknownIsAbort) {
+                Told::Aborted
+            } else {
+                Told::Unknown
+            }
         }
         Err(error @ Error::Heuristic { .. }) => {
             with(|world| world.breach(format!("{transfer}: {error}")));

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use assent_history::{Answer, Record, Told};
+use assent_sdk::TxId;
 use clap::ValueEnum;
 
 use crate::world::{HostId, World};
@@ -19,6 +20,8 @@ pub struct Judge {
     pub under_way: BTreeSet<(HostId, u64)>,
     /// Transactions that the coordinator has not ended, when it was last asked, and when that was.
     pub active: Option<(u64, u64)>,
+    /// Initiators to whom all participants answered after the last fault.
+    pub served: BTreeSet<HostId>,
     pub flaw: Flaw,
 }
 
@@ -31,8 +34,10 @@ pub enum Flaw {
     SyncsNothing,
     /// A participant votes yes and keeps nothing, now and then.
     VotesAndForgets,
-    /// A dialled participant that does not ask says that it does: so the coordinator does not remember for it.
-    NeverAsks,
+    /// A participant that starts again has forgotten what it had prepared.
+    ForgetsDoubts,
+    /// The log says that a decision is durable, and only then writes it.
+    TellsBeforeDurable,
     /// An initiator takes a lost answer for an abort.
     UnknownIsAbort,
     /// Nobody who dials looks whether his connection lives.
@@ -43,9 +48,16 @@ pub enum Flaw {
 #[derive(Debug, Default)]
 struct Seen {
     sets: usize,
+    /// By transaction: one that was asked for again after it had aborted unheard is another one.
+    ends: BTreeMap<TxId, Ends>,
+    told: Option<Told>,
+}
+
+/// Where a transaction ended how.
+#[derive(Debug, Default)]
+struct Ends {
     committed: BTreeSet<&'static str>,
     rolled_back: BTreeSet<&'static str>,
-    told: Option<Told>,
 }
 
 impl Judge {
@@ -73,17 +85,17 @@ impl World {
         self.judge.transfers.entry(transfer.to_owned()).or_default().sets = sets;
     }
 
-    pub fn committed(&mut self, transfer: &str, set: &'static str) {
-        self.note(format_args!("db {set}: {transfer} committed"));
+    pub fn committed(&mut self, transfer: &str, xid: TxId, set: &'static str) {
+        self.note(format_args!("db {set}: {transfer} committed by {xid}"));
         let seen = self.judge.transfers.entry(transfer.to_owned()).or_default();
-        seen.committed.insert(set);
+        seen.ends.entry(xid).or_default().committed.insert(set);
         self.weigh(transfer);
     }
 
-    pub fn rolled_back(&mut self, transfer: &str, set: &'static str) {
-        self.note(format_args!("db {set}: {transfer} rolled back"));
+    pub fn rolled_back(&mut self, transfer: &str, xid: TxId, set: &'static str) {
+        self.note(format_args!("db {set}: {transfer} rolled back by {xid}"));
         let seen = self.judge.transfers.entry(transfer.to_owned()).or_default();
-        seen.rolled_back.insert(set);
+        seen.ends.entry(xid).or_default().rolled_back.insert(set);
         self.weigh(transfer);
     }
 
@@ -111,7 +123,8 @@ impl World {
         if told != Told::Unknown && seen.told != Some(Told::Complete) {
             seen.told = Some(told);
         }
-        let missing = told == Told::Complete && seen.committed.len() < seen.sets;
+        let whole = seen.ends.values().any(|ends| ends.committed.len() == seen.sets);
+        let missing = told == Told::Complete && !whole;
         if contrary {
             self.breach(format!("{transfer} was told {what}, and had been told otherwise"));
         }
@@ -123,17 +136,22 @@ impl World {
 
     fn weigh(&mut self, transfer: &str) {
         let Some(seen) = self.judge.transfers.get(transfer) else { return };
-        let Seen { committed, rolled_back, told, .. } = seen;
-        let what = if !committed.is_empty() && !rolled_back.is_empty() {
-            Some(format!("{transfer} is committed in {committed:?} and rolled back in {rolled_back:?}"))
-        } else if *told == Some(Told::Aborted) && !committed.is_empty() {
-            Some(format!("{transfer} was told aborted and is committed in {committed:?}"))
-        } else if matches!(told, Some(Told::Complete | Told::Committed)) && !rolled_back.is_empty() {
-            Some(format!("{transfer} was told committed and is rolled back in {rolled_back:?}"))
-        } else {
-            None
-        };
-        if let Some(what) = what {
+        let mut found = Vec::new();
+        for (xid, Ends { committed, rolled_back }) in &seen.ends {
+            if !committed.is_empty() && !rolled_back.is_empty() {
+                found.push(format!(
+                    "{transfer} ({xid}) is committed in {committed:?} and rolled back in {rolled_back:?}"
+                ));
+            }
+            if seen.told == Some(Told::Aborted) && !committed.is_empty() {
+                found.push(format!("{transfer} ({xid}) was told aborted and is committed in {committed:?}"));
+            }
+        }
+        let committed = seen.ends.iter().filter(|(_, ends)| !ends.committed.is_empty());
+        if committed.count() > 1 {
+            found.push(format!("{transfer} is committed by more than one transaction"));
+        }
+        for what in found {
             self.breach(what);
         }
     }

@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::bank::Bank;
+use crate::coordinator;
 use crate::disk::Disk;
 use crate::initiator::{self, Diary};
 use crate::participant::{self, Role};
 use crate::world::{self, Crash, HostId, Power, with};
-use crate::coordinator;
 
 /// What a host is for, with what of it survives a crash.
 #[derive(Clone, Debug)]

@@ -43,6 +43,9 @@ struct Args {
     /// Faults to the end: only what holds at every moment is judged.
     #[arg(long)]
     safety_only: bool,
+    /// Ends with the first seed that finds something.
+    #[arg(long)]
+    until_found: bool,
     /// Processes at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,

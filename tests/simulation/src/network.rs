@@ -6,7 +6,7 @@
 
 mod socket;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::task::Waker;
 
@@ -308,7 +308,9 @@ pub fn deliver() {
 
 /// FNV-1a.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl Network {
@@ -316,13 +318,10 @@ impl Network {
     pub fn is_busy(&self, now_ms: u64) -> bool {
         self.moved_ms + 10 > now_ms
             || !self.dials.is_empty()
-            || self.connections.values().any(|it| {
-                it.held_until_ms <= now_ms && it.flights.iter().any(|flight| !flight.is_empty())
-            })
-    }
-
-    pub fn hosts_with_listeners(&self) -> BTreeSet<HostId> {
-        self.listeners.keys().map(|(host, _)| *host).collect()
+            || self
+                .connections
+                .values()
+                .any(|it| it.held_until_ms <= now_ms && it.flights.iter().any(|flight| !flight.is_empty()))
     }
 
     fn under_way(&self, id: u64, from: usize) -> usize {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use assent_sdk::memory::Memory;
 use assent_sdk::participant::Handle;
 use assent_sdk::{Error, Json, Participant, TxId};
-use assent_sdk::memory::Memory;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
@@ -13,8 +13,7 @@ use tokio_stream::StreamExt as _;
 use crate::bank::{Bank, Slow, Teller, Work};
 use crate::coordinator;
 use crate::network::{Listener, Socket, dial, participants_network};
-use crate::judge::Flaw;
-use crate::world::{note, with};
+use crate::world::note;
 
 /// Where a dialled participant serves the coordinator, and every one its callers.
 const DIALLED_PORT: u16 = 7000;
@@ -62,8 +61,7 @@ pub const SETS: [(&str, bool); 5] = [("a", true), ("b", true), ("c", true), ("d"
 /// The life of the process.
 pub async fn live(role: Role, database: Memory<Bank>, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let builder = Participant::builder(role.name);
-    let never_asks = with(|world| world.judge.flaw == Flaw::NeverAsks);
-    let inquires = role.way != Way::Dialled || never_asks;
+    let inquires = role.way != Way::Dialled;
     let builder = match role.by {
         By::TwoPhase => builder.resource(Slow { inner: database.two_phase(Teller), set: role.set, inquires }),
         By::Tcc => builder.resource(Slow { inner: database.tcc(Teller), set: role.set, inquires }),

@@ -102,8 +102,7 @@ impl Run {
             });
         }
         world::create(world);
-        let honesty =
-            if orders.flaw == Flaw::SyncsNothing { Honesty::SyncsNothing } else { Honesty::Honest };
+        let honesty = if orders.flaw == Flaw::SyncsNothing { Honesty::SyncsNothing } else { Honesty::Honest };
         let settings = Arc::new(coordinator::settings(&mut rng));
         let disk = Disk::new(rng.fork(), honesty);
         let mut purposes = vec![Purpose::Coordinator { disk, settings }];
@@ -113,7 +112,8 @@ impl Run {
         for host in initiator::HOSTS {
             purposes.push(Purpose::Initiator { diary: Diary::new(host, rng.fork()) });
         }
-        let machines = purposes.into_iter().enumerate().map(|(at, purpose)| Machine::new(HostId(at), purpose));
+        let machines =
+            purposes.into_iter().enumerate().map(|(at, purpose)| Machine::new(HostId(at), purpose));
         let plan = Plan::draw(rng.fork(), 1, 0, 0);
         Run { machines: machines.collect(), databases, plan, rng, looked_ms: 0, looks: 0 }
     }
@@ -171,7 +171,10 @@ impl Run {
     fn rest(&mut self) {
         let from_ms = now_ms();
         self.plan.end(&mut self.machines);
-        with(|world| world.note("REST"));
+        with(|world| {
+            world.judge.served.clear();
+            world.note("REST");
+        });
         for machine in &mut self.machines {
             machine.restart_ms = machine.restart_ms.map(|at_ms| at_ms.min(from_ms));
         }
@@ -191,8 +194,10 @@ impl Run {
 
     fn is_quiet(&self, from_ms: u64) -> bool {
         let answered = with(|world| {
-            let asked = world.judge.active.is_some_and(|(active, at_ms)| active == 0 && at_ms > from_ms + 5_000);
-            world.judge.under_way.is_empty() && asked
+            let asked =
+                world.judge.active.is_some_and(|(active, at_ms)| active == 0 && at_ms > from_ms + 5_000);
+            let served = initiator::HOSTS.len() == world.judge.served.len();
+            world.judge.under_way.is_empty() && asked && served
         });
         answered && self.open_orders() == 0 && self.held().is_empty()
     }
@@ -218,9 +223,10 @@ impl Run {
             if !quiet {
                 let s = REST_MS_MAX / 1_000;
                 let (under_way, active) = (world.judge.under_way.clone(), world.judge.active);
+                let served = world.judge.served.len();
                 world.breach(format!(
                     "not at rest {s} s after the last fault: held {held:?}, {orders} orders open, \
-                     under way {under_way:?}, open transactions {active:?}"
+                     under way {under_way:?}, open transactions {active:?}, {served} initiators served"
                 ));
             }
             world.record(Record::Quiet);
@@ -241,8 +247,8 @@ fn exited(machine: &mut Machine, result: Result<(), String>) {
         let name = world.host(machine.host).name;
         world.note(format_args!("{name} exits: {result:?}"));
         if let Err(error) = result {
-            // A log that cannot be written ends the process, as it must.
-            let expected = ["no space left", "input/output error", "storage full", "crashed"];
+            // A log that cannot be written ends the process, as it must; and without a database nobody serves.
+            let expected = ["no space left", "input/output error", "the database is out of order"];
             if !expected.iter().any(|expected| error.contains(expected)) {
                 world.breach(format!("{name} ended with: {error}"));
             }

@@ -12,7 +12,9 @@ use crate::world::{self, with};
 
 /// Runs it, and prints what happened.
 pub fn print(orders: Orders) -> anyhow::Result<ExitCode> {
-    let targets = Targets::new().with_target("assent", LevelFilter::DEBUG).with_target("assent_sdk", LevelFilter::DEBUG);
+    let targets = Targets::new()
+        .with_target("assent", LevelFilter::DEBUG)
+        .with_target("assent_sdk", LevelFilter::DEBUG);
     let lines = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(|| Line);
     tracing_subscriber::registry().with(lines).with(targets).init();
     let outcome = run(orders);

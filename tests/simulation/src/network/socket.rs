@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
-use tonic::codegen::http::Uri;
 use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
@@ -84,7 +84,7 @@ fn checked(endpoint: &Endpoint) -> Endpoint {
     }
 }
 
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const NEVER: Duration = Duration::from_hours(365 * 24);
 
 impl Listener {
     /// Opens a port of the host whose turn it is.
@@ -102,13 +102,11 @@ impl Stream for Listener {
         let (host, _) = self.at;
         with(|world| {
             let Some(listener) = world.network.listeners.get_mut(&self.at) else { return Poll::Pending };
-            match listener.queue.pop_front() {
-                Some(connection) => Poll::Ready(Some(Ok(Socket::new(connection, 1, host)))),
-                None => {
-                    listener.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
+            let Some(connection) = listener.queue.pop_front() else {
+                listener.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            };
+            Poll::Ready(Some(Ok(Socket::new(connection, 1, host))))
         })
     }
 }
