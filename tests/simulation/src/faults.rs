@@ -265,5 +265,6 @@ pub fn take_down(machine: &mut Machine, crash: Crash, rng: &mut Rng, now_ms: u64
     });
     machine.down(crash);
     machine.restart_ms = Some(now_ms + rng.skewed(20, 15_000));
+    machine.crash_at_start = rng.percent(20).then(|| (rng.within(1, 40), crash));
     network::deliver();
 }

@@ -26,6 +26,10 @@ pub enum Purpose {
     Initiator { diary: Diary },
 }
 
+/// How often a host has its turn though nothing came for it. Its own timers are exact on its own clock; what they send is
+/// late by up to this.
+pub const TURN_EVERY_MS: u64 = 5;
+
 #[derive(Debug)]
 pub struct Machine {
     pub host: HostId,
@@ -33,8 +37,12 @@ pub struct Machine {
     process: Option<Process>,
     /// True time in thousandths of a millisecond, as far as its clock has not been turned.
     owed: u64,
+    /// When it had its last turn.
+    turned_ms: u64,
     /// When it is started again.
     pub restart_ms: Option<u64>,
+    /// It crashes again while it starts: at this effect.
+    pub crash_at_start: Option<(u64, Crash)>,
 }
 
 #[derive(Debug)]
@@ -56,7 +64,15 @@ pub enum End {
 
 impl Machine {
     pub fn new(host: HostId, purpose: Purpose) -> Machine {
-        Machine { host, purpose, process: None, owed: 0, restart_ms: Some(0) }
+        Machine {
+            host,
+            purpose,
+            process: None,
+            owed: 0,
+            turned_ms: 0,
+            restart_ms: Some(0),
+            crash_at_start: None,
+        }
     }
 
     pub fn is_up(&self) -> bool {
@@ -71,6 +87,10 @@ impl Machine {
             let name = host.name;
             world.forget_crash(self.host);
             world.note(format_args!("{name} starts"));
+            if let Some((nth, crash)) = self.crash_at_start.take() {
+                world.crash_at_effect(self.host, nth, crash);
+            }
+            self.turned_ms = world.now_ms;
         });
         world::run(Some(self.host));
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -91,15 +111,23 @@ impl Machine {
         }
     }
 
-    /// Turns the clock by so much true time, at the host's own pace, and runs what is due. Says if the process ended.
-    pub fn turn(&mut self, ms: u64) -> Option<End> {
+    /// Turns the clock to what it shows by now, at the host's own pace, and runs what is due. Says if the process ended.
+    pub fn turn(&mut self, now_ms: u64) -> Option<End> {
         let process = self.process.as_mut()?;
-        self.owed += ms * with(|world| world.host(self.host).pace);
+        let host = self.host;
+        let (touched, pace) = with(|world| (world.host(host).touched, world.host(host).pace));
+        let ms = now_ms - self.turned_ms;
+        if !touched && ms < TURN_EVERY_MS {
+            return None;
+        }
+        self.turned_ms = now_ms;
+        self.owed += ms * pace;
         let own_ms = self.owed / 1_000;
         self.owed %= 1_000;
         if own_ms == 0 {
             return None;
         }
+        with(|world| world.host(host).touched = false);
         process.age_ms += own_ms;
         let until = process.started + Duration::from_millis(process.age_ms);
         world::run(Some(self.host));

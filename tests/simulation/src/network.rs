@@ -32,8 +32,6 @@ pub struct Network {
     cuts: BTreeMap<(HostId, HostId), u64>,
     /// Links on which everything takes so much longer, until then.
     slow: BTreeMap<(HostId, HostId), (u64, u64)>,
-    /// When something last moved.
-    pub moved_ms: u64,
     pub dialled: u64,
     pub delivered: u64,
 }
@@ -154,7 +152,6 @@ impl World {
         let Some(it) = self.network.connections.get(&id) else { return };
         let (from_host, to_host) = (it.ends[from].host, it.ends[1 - from].host);
         let due_ms = self.now_ms + self.latency_ms(from_host, to_host);
-        self.network.moved_ms = self.now_ms;
         let Some(it) = self.network.connections.get_mut(&id) else { return };
         let flight = &mut it.flights[1 - from];
         let due_ms = flight.back().map_or(due_ms, |last| last.due_ms.max(due_ms));
@@ -186,6 +183,7 @@ impl World {
         let Some(it) = self.network.connections.get_mut(&connection) else { return Vec::new() };
         for end in &mut it.ends {
             end.reset = true;
+            self.hosts[end.host.0].touched = true;
         }
         it.ends.iter_mut().flat_map(End::wakers).collect()
     }
@@ -211,8 +209,8 @@ impl World {
             if cut || off {
                 continue;
             }
-            self.network.moved_ms = now_ms;
             self.network.delivered += 1;
+            self.hosts[to_host.0].touched = true;
             let end = &mut it.ends[to];
             match what {
                 What::Bytes(_) if end.gone => self.send(id, to, What::Reset),
@@ -261,7 +259,8 @@ impl World {
         }
         let mut results = Vec::new();
         for dial in answered {
-            self.network.moved_ms = self.now_ms;
+            self.hosts[dial.from.0].touched = true;
+            self.hosts[dial.to.0.0].touched = true;
             let number = self.network.numbers + 1;
             let (from, to) = (self.hosts[dial.from.0].name, self.hosts[dial.to.0.0].name);
             let Some(listener) = self.network.listeners.get_mut(&dial.to) else {
@@ -314,14 +313,12 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 impl Network {
-    /// Whether something is under way, or was a moment ago.
-    pub fn is_busy(&self, now_ms: u64) -> bool {
-        self.moved_ms + 10 > now_ms
-            || !self.dials.is_empty()
-            || self
-                .connections
-                .values()
-                .any(|it| it.held_until_ms <= now_ms && it.flights.iter().any(|flight| !flight.is_empty()))
+    /// When the next thing arrives. What is held back does not count.
+    pub fn next_ms(&self, now_ms: u64) -> u64 {
+        let flights = self.connections.values().flat_map(|it| &it.flights);
+        let segments = flights.filter_map(|flight| flight.front()).map(|segment| segment.due_ms);
+        let dials = self.dials.iter().map(|dial| dial.due_ms);
+        segments.chain(dials).filter(|due_ms| *due_ms > now_ms).min().unwrap_or(u64::MAX)
     }
 
     fn under_way(&self, id: u64, from: usize) -> usize {

@@ -13,7 +13,7 @@ use crate::disk::{Disk, Honesty};
 use crate::faults::{Plan, take_down};
 use crate::initiator::{self, Diary};
 use crate::judge::Flaw;
-use crate::machines::{End, Machine, Purpose};
+use crate::machines::{End, Machine, Purpose, TURN_EVERY_MS};
 use crate::network;
 use crate::participant::ROLES;
 use crate::rng::Rng;
@@ -49,9 +49,6 @@ const REST_MS_MAX: u64 = 180_000;
 
 /// How often the databases are looked at.
 const LOOK_EVERY_MS: u64 = 500;
-
-/// How far the clock is turned at a time when nothing is on the network.
-const IDLE_STEP_MS: u64 = 20;
 
 struct Run {
     machines: Vec<Machine>,
@@ -121,10 +118,10 @@ impl Run {
     /// Lets a little time pass.
     fn step(&mut self) {
         let now_ms = now_ms();
-        let next_ms = self.machines.iter().filter_map(|it| it.restart_ms).min().unwrap_or(u64::MAX);
-        let next_ms = next_ms.min(self.plan.next_ms()).max(now_ms + 1);
-        let busy = with(|world| world.network.is_busy(now_ms));
-        let step_ms = if busy { 1 } else { IDLE_STEP_MS.min(next_ms - now_ms) };
+        let starts = self.machines.iter().filter_map(|it| it.restart_ms);
+        let arrives_ms = with(|world| world.network.next_ms(now_ms));
+        let next_ms = starts.chain([self.plan.next_ms(), arrives_ms]).min().unwrap_or(u64::MAX);
+        let step_ms = next_ms.clamp(now_ms + 1, now_ms + TURN_EVERY_MS) - now_ms;
         let now_ms = with(|world| {
             world.now_ms += step_ms;
             world.now_ms
@@ -135,7 +132,7 @@ impl Run {
             if machine.restart_ms.is_some_and(|at_ms| at_ms <= now_ms) {
                 machine.start();
             }
-            match machine.turn(step_ms) {
+            match machine.turn(now_ms) {
                 None => {}
                 Some(End::Crashed(crash)) => {
                     with(|world| *world.faults.entry("crash at an effect").or_default() += 1);
@@ -177,6 +174,7 @@ impl Run {
         });
         for machine in &mut self.machines {
             machine.restart_ms = machine.restart_ms.map(|at_ms| at_ms.min(from_ms));
+            machine.crash_at_start = None;
         }
         while now_ms() < from_ms + REST_MS_MAX {
             for machine in &self.machines {

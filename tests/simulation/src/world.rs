@@ -51,6 +51,8 @@ pub struct Host {
     pub pace: u64,
     /// By how much its wall clock is off.
     pub wall_off_ms: i64,
+    /// Something has come for it since its last turn.
+    pub touched: bool,
 }
 
 #[derive(Debug)]
@@ -230,6 +232,15 @@ impl World {
 
 impl Host {
     pub fn new(name: &'static str, pace: u64) -> Host {
-        Host { name, power: Power::Down, effects: 0, crash_at: None, doomed: None, pace, wall_off_ms: 0 }
+        Host {
+            name,
+            power: Power::Down,
+            effects: 0,
+            crash_at: None,
+            doomed: None,
+            pace,
+            wall_off_ms: 0,
+            touched: false,
+        }
     }
 }
