@@ -19,7 +19,7 @@ pub use self::memory::{FailedAppend, MemoryLog};
 pub use self::sled_log::{
     Claim, Medium, RawKey, Rebuilt, Sled, SledLog, SledOptions, Survey, Witness, WitnessFile, free_bytes,
 };
-pub use self::writer::{Crank, LogStats, LogWriter, Submission, Turn, WriterEvent};
+pub use self::writer::{Crank, LAZY_FOR_MAX, LogStats, LogWriter, Submission, Turn, WriterEvent};
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -14,7 +14,7 @@ use crate::core::{Epoch, Map};
 
 /// How long a lazy write waits for a forced one to take it along; then it is synced for its own sake. Nothing relies on that,
 /// but what is on the disk need not be done again after a crash.
-const LAZY_FOR_MAX: Duration = Duration::from_millis(500);
+pub const LAZY_FOR_MAX: Duration = Duration::from_millis(500);
 
 /// Writes that belong together, with a number to report them by.
 #[derive(Clone, Debug)]
@@ -77,7 +77,13 @@ impl Crank {
         let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = worker.submissions.try_recv().ok()?;
         let group = Group::gather(first, &worker.submissions);
-        Some(Turn { told: worker.write(&group).unwrap_or_else(|error| Some(WriterEvent::Failed(error))) })
+        Some(worker.turn(&group))
+    }
+
+    /// Makes lazy writes durable, as the thread does when they have waited for [`LAZY_FOR_MAX`].
+    pub fn sync(&self) -> Turn {
+        let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.turn(&Group { overdue: true, ..Group::default() })
     }
 }
 
@@ -215,6 +221,10 @@ impl Worker {
             }
         };
         Some(Group::gather(first, &self.submissions))
+    }
+
+    fn turn(&mut self, group: &Group) -> Turn {
+        Turn { told: self.write(group).unwrap_or_else(|error| Some(WriterEvent::Failed(error))) }
     }
 
     /// Writes a group, and gives what is to be told of it.

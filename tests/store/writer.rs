@@ -82,6 +82,29 @@ fn lazy_writes_are_synced_in_time_though_nothing_forces_them() {
 }
 
 #[test]
+fn writer_without_a_thread_writes_a_group_a_turn() {
+    let log = MemoryLog::new();
+    let epoch = log.open().epoch;
+    let (queued, seen) = channel();
+    let (writer, crank) = LogWriter::by_hand(Box::new(log.clone()), epoch, move || queued.send(()).unwrap());
+    assert!(crank.turn().is_none());
+    writer.submit(forced(1, vec![put(1, b"first")]));
+    writer.submit(lazy(2, vec![put(2, b"second")]));
+    assert_eq!((seen.try_iter().count(), log.appends()), (2, 0));
+    assert_eq!(crank.turn().unwrap().told, Some(WriterEvent::Durable { ticket: 2 }));
+    assert!(crank.turn().is_none());
+    writer.submit(lazy(3, vec![put(3, b"third")]));
+    assert_eq!(crank.turn().unwrap().told, None);
+    assert_eq!(crank.sync().told, None);
+    log.crash();
+    assert_eq!(log.len(), 3);
+    writer.submit(lazy(4, vec![put(4, b"last")]));
+    writer.finish().unwrap();
+    log.crash();
+    assert_eq!(log.len(), 4);
+}
+
+#[test]
 fn superseded_writes_of_a_group_are_not_written() {
     let log = MemoryLog::new();
     let (writer, events) = spawn(&log);

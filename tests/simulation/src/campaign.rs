@@ -38,10 +38,10 @@ struct Total {
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let place = tempfile::tempdir()?;
-    let shim = compile_shim(place.path())?;
+    let cage = Cage::new(place.path())?;
     if let Some(seed) = args.seed {
         let history = place.path().join("history");
-        let outcome = run_one(&shim, args, seed, &history)?;
+        let outcome = cage.run(args, seed, &history)?;
         print!("{}", fs::read_to_string(&history)?);
         return Ok(exit_code(outcome.breaches.is_empty()));
     }
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if over {
                 return Ok(());
             }
-            let outcome = run_one(&shim, args, seed, &history)?;
+            let outcome = cage.run(args, seed, &history)?;
             if !outcome.breaches.is_empty() {
                 let kept = keep(&history, seed)?;
                 for breach in &outcome.breaches {
@@ -97,46 +97,56 @@ fn keep(history: &Path, seed: u64) -> anyhow::Result<PathBuf> {
     Ok(kept)
 }
 
-/// One run. The arguments have the same length whatever is wanted, since even they move addresses.
-fn run_one(shim: &Path, args: &Args, seed: u64, history: &Path) -> anyhow::Result<Outcome> {
-    let flaw = args.flaw.to_possible_value().expect("no flaw is hidden");
-    let mut command = Command::new("setarch");
-    command.arg("-R").arg(std::env::current_exe()?).args(["--run", &format!("{seed:020}")]);
-    command.args(["--flaw", flaw.get_name()]);
-    if args.safety_only {
-        command.arg("--safety-only");
-    }
-    let status = command
-        .env_clear()
-        .env("LD_PRELOAD", shim)
-        .env("ASSENT_SIMULATION_SEED", format!("{seed:020}"))
-        .stdin(Stdio::null())
-        .stdout(File::create(history)?)
-        .status()
-        .context("cannot run setarch; on Debian it is in util-linux")?;
-    let last = BufReader::new(File::open(history)?).lines().last().transpose()?.unwrap_or_default();
-    match serde_json::from_str(&last) {
-        Ok(outcome) => Ok(outcome),
-        Err(_) => bail!("the process of seed {seed} came to no end: {status}; its last line: {last}"),
-    }
+/// What the process of a run is kept in, so that nothing random gets in.
+struct Cage {
+    shim: PathBuf,
+    /// Whether the system lets us have all at the same addresses each time. Nothing is known to depend on it.
+    fixes_addresses: bool,
 }
 
-/// Compiles what takes randomness from a run.
-fn compile_shim(place: &Path) -> anyhow::Result<PathBuf> {
-    let (source, shim) = (place.join("shim.c"), PathBuf::from(SHIM));
-    fs::write(&source, include_str!("../shim/shim.c"))?;
-    let unique = place.join("shim.so");
-    let status =
-        Command::new("cc").args(["-O1", "-fPIC", "-shared", "-o"]).arg(&unique).arg(&source).status();
-    if !status.context("cannot run cc, the C compiler")?.success() {
-        bail!("cc cannot compile {}", source.display());
+impl Cage {
+    fn new(place: &Path) -> anyhow::Result<Cage> {
+        let (source, shim) = (place.join("shim.c"), place.join("shim.so"));
+        fs::write(&source, include_str!("../shim/shim.c"))?;
+        let status =
+            Command::new("cc").args(["-O1", "-fPIC", "-shared", "-o"]).arg(&shim).arg(&source).status();
+        if !status.context("cannot run cc, the C compiler")?.success() {
+            bail!("cc cannot compile {}", source.display());
+        }
+        let mut try_it = Command::new("setarch");
+        let tried = try_it.args(["-R", "true"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
+        Ok(Cage { shim, fixes_addresses: tried.is_ok_and(|status| status.success()) })
     }
-    fs::rename(&unique, &shim)?;
-    Ok(shim)
-}
 
-/// Always the same path, since its length moves addresses.
-const SHIM: &str = "/tmp/assent-simulation-shim.so";
+    /// One run. Its arguments have the same length for every seed, since even that moves addresses.
+    fn run(&self, args: &Args, seed: u64, history: &Path) -> anyhow::Result<Outcome> {
+        let program = std::env::current_exe()?;
+        let mut command = if self.fixes_addresses {
+            let mut command = Command::new("setarch");
+            command.arg("-R").arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let flaw = args.flaw.to_possible_value().expect("no flaw is hidden");
+        command.args(["--run", &format!("{seed:020}"), "--flaw", flaw.get_name()]);
+        if args.safety_only {
+            command.arg("--safety-only");
+        }
+        let status = command
+            .env_clear()
+            .env("LD_PRELOAD", &self.shim)
+            .env("ASSENT_SIMULATION_SEED", format!("{seed:020}"))
+            .stdin(Stdio::null())
+            .stdout(File::create(history)?)
+            .status()?;
+        let last = BufReader::new(File::open(history)?).lines().last().transpose()?.unwrap_or_default();
+        match serde_json::from_str(&last) {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => bail!("the process of seed {seed} came to no end: {status}; its last line: {last}"),
+        }
+    }
+}
 
 impl Total {
     fn add(&mut self, outcome: &Outcome) {

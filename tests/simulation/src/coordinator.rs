@@ -8,9 +8,10 @@ use assent::config::{Settings, Span};
 use assent::coordinator::ReadWallClock;
 use assent::core::Epoch;
 use assent::server::{Platform, serve_on};
-use assent::store::{LogWriter, OpenError, Opened, WriterEvent};
+use assent::store::{LAZY_FOR_MAX, LogWriter, OpenError, Opened, WriterEvent};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::disk::{Disk, SimulatedLog};
@@ -55,15 +56,30 @@ impl Platform for Machine {
         let (writer, crank) = LogWriter::by_hand(Box::new(log), epoch, move || notify.notify_one());
         let disk = self.disk.clone();
         tokio::spawn(async move {
+            // When lazy writes are to be synced for their own sake.
+            let mut sync_at = None;
             loop {
-                queued.notified().await;
+                tokio::select! {
+                    biased;
+                    () = queued.notified() => {}
+                    () = sleep_until(sync_at.unwrap_or_else(Instant::now)), if sync_at.is_some() => {
+                        sync_at = None;
+                        let told = crank.sync().told;
+                        sleep(Duration::from_millis(disk.sync_ms())).await;
+                        told.into_iter().for_each(&mut on_event);
+                    }
+                }
                 if with(|world| world.judge.flaw == Flaw::TellsBeforeDurable) {
                     // Whatever its number: everything that waits may go out.
                     on_event(WriterEvent::Durable { ticket: u64::MAX - 1 });
-                    tokio::time::sleep(Duration::from_millis(disk.sync_ms())).await;
+                    sleep(Duration::from_millis(disk.sync_ms())).await;
                 }
                 while let Some(turn) = crank.turn() {
-                    tokio::time::sleep(Duration::from_millis(disk.sync_ms())).await;
+                    sync_at = match turn.told {
+                        Some(_) => None,
+                        None => sync_at.or_else(|| Some(Instant::now() + LAZY_FOR_MAX)),
+                    };
+                    sleep(Duration::from_millis(disk.sync_ms())).await;
                     turn.told.into_iter().for_each(&mut on_event);
                 }
             }

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 /// Every run is a process of its own, so this takes time; it finds out more than a few seeds of the same time would.
-const SEEDS: &str = "60";
+const SEEDS: &str = "120";
 
 #[test]
 fn whatever_fails_by_any_seed_all_holds_and_comes_to_rest() {
@@ -34,7 +34,7 @@ fn decision_that_is_told_before_it_is_durable_is_found() {
 
 #[test]
 fn participant_that_votes_and_forgets_is_found() {
-    finds("votes-and-forgets", &["ended hazard"]);
+    finds("votes-and-forgets", &["ended hazard", "atomicity"]);
 }
 
 #[test]
