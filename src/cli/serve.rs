@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::output::Paint;
 use super::{Exit, Failure, Global, SettingFlags};
 use crate::config::{self, Flag, LogFormat, LogSettings, Settings};
-use crate::server::{self, Shutdown};
+use crate::server::{self, ServeError, Shutdown};
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -84,9 +84,22 @@ async fn serve(settings: Settings, temporary: Option<TempDir>) -> Result<Exit, F
 
     let result = server::serve(Arc::new(settings), listener, shutdown).await;
     let removed = temporary.map_or(Ok(()), TempDir::close);
-    result.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
+    result.map_err(|error| failure(&error))?;
     removed?;
     Ok(Exit::Ok)
+}
+
+fn failure(error: &ServeError) -> Failure {
+    let failure = Failure::new(Exit::Error, error.to_string());
+    match error {
+        ServeError::Replay(_) => failure.with_hint("`assent log verify` says whether that is all"),
+        ServeError::Open(_)
+        | ServeError::Driver(_)
+        | ServeError::Server(_)
+        | ServeError::Thread(_)
+        | ServeError::Endpoint { .. }
+        | ServeError::Panicked(_) => failure,
+    }
 }
 
 /// Completes at the first SIGTERM or SIGINT; at the second, the process is gone.

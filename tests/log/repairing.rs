@@ -222,6 +222,18 @@ fn a_refused_start_names_the_command_that_says_more() {
     assert!(said.contains(&format!("`assent log verify --data-dir {dir}`")), "{said}");
 }
 
+/// One without a lock file, as backups may be.
+#[test]
+fn a_copy_is_repaired_too() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[4]);
+    fs::remove_file(dir.path().join("LOCK")).unwrap();
+    assert_eq!(log("verify", dir.path(), &[]).code, 1);
+    assert!(!dir.path().join("LOCK").exists());
+    repair(&dir);
+    assert_eq!(log("verify", dir.path(), &[]).code, 0);
+}
+
 fn refused(dir: &Path) -> bool {
     let copy = copy(dir);
     let options = SledOptions { ballast_bytes: 0, ..SledOptions::default() };

@@ -22,6 +22,8 @@ pub struct DataDir {
     path: PathBuf,
     /// Holds the lock. The file stays when the lock goes.
     lock: File,
+    /// There is no lock file, and so what is locked keeps no daemon out.
+    is_copy: bool,
 }
 
 impl DataDir {
@@ -47,7 +49,7 @@ impl DataDir {
         }
         // For the message above, in another process. That it cannot be written takes nothing from the lock.
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(DataDir { path, lock })
+        Ok(DataDir { path, lock, is_copy: false })
     }
 
     /// Locks a directory that is there, and changes nothing in it.
@@ -57,7 +59,7 @@ impl DataDir {
         let lock_path = path.join("LOCK");
         let mut lock = match File::open(&lock_path) {
             Ok(lock) => lock,
-            // No daemon was ever here: it is a copy. What is locked instead makes no difference.
+            // No daemon was ever here: it is a copy.
             Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_dir() => {
                 File::open(&path).map_err(|error| failed("open", &path, error))?
             }
@@ -66,11 +68,17 @@ impl DataDir {
             }
             Err(error) => return Err(failed("open", &lock_path, error)),
         };
+        let is_copy = !lock.metadata().is_ok_and(|file| file.is_file());
         match lock.try_lock() {
-            Ok(()) => Ok(DataDir { path, lock }),
+            Ok(()) => Ok(DataDir { path, lock, is_copy }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: path, pid: holder(&mut lock) }),
             Err(TryLockError::Error(source)) => Err(failed("lock", &lock_path, source)),
         }
+    }
+
+    /// Before something is changed in a directory that was only looked at: locks it as a daemon does, if it is not.
+    pub fn keep_daemons_out(&self) -> Result<Option<DataDir>, OpenError> {
+        if self.is_copy { DataDir::claim(&self.path).map(Some) } else { Ok(None) }
     }
 
     pub fn path(&self) -> &Path {

@@ -76,6 +76,7 @@ impl Survey {
         note: &str,
     ) -> Result<PathBuf, OpenError> {
         let Survey { dir, .. } = self;
+        let _ours = dir.keep_daemons_out()?;
         let new = dir.path().join("repair.new");
         let failed = |action, path: &Path| {
             let path = path.to_owned();
