@@ -227,8 +227,14 @@ fn pairs(text: &str) -> Result<Table, &'static str> {
         .ok_or("it must be pairs such as shop/stock=http://stock.internal:7000, with commas between them")
 }
 
+/// Longer keys are like no other: to compare them takes as long as both lengths multiplied.
+const COMPARED_BYTES_MAX: usize = 256;
+
 /// The known key most like an unknown one, if any is like it at all. The section may be missing.
 fn nearest_key<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+    if key.len() > COMPARED_BYTES_MAX {
+        return None;
+    }
     let distance = |candidate: &str| {
         let whole = strsim::damerau_levenshtein(key, candidate);
         match candidate.rsplit_once('.') {
@@ -237,6 +243,7 @@ fn nearest_key<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option
         }
     };
     known
+        .filter(|candidate| candidate.len() <= COMPARED_BYTES_MAX)
         .map(|candidate| (distance(candidate), candidate.as_str()))
         .min()
         .filter(|(distance, _)| *distance <= 1 + key.len() / 4)

@@ -107,6 +107,13 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     }
 }
 
+/// To look for the most similar one would take hours.
+#[test]
+fn an_unknown_key_that_is_very_long_is_refused_like_any_other() {
+    let key = "x".repeat(1 << 20);
+    assert_eq!(Case::new().set(&key, "1").error(), format!("unknown setting `{key}` (flag --set)"));
+}
+
 #[test]
 fn unknown_variables_and_flags_are_refused_with_the_nearest_known_one() {
     for variable in ["ASSENT_STORAGE__DATA_DRI", "ASSENT_STORAGE_DATA_DIR", "ASSENT_DATA_DIR"] {

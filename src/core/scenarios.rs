@@ -22,8 +22,9 @@ use super::harness::{Harness, SETTINGS};
 use super::id::{Epoch, Shard};
 use super::time::Now;
 use super::{
-    Action, Answer, BeginSpec, BranchSpec, Call, EngineSettings, Event, Operation, Outcome, PhaseOne,
-    Protocol, Record, Report, Request, TxId, Vote, Wait, Waiter, WallTime, What,
+    Action, Answer, BeginSpec, BranchIndex, BranchSpec, Call, Completion, EngineSettings, Enlisted, Event,
+    Operation, Outcome, PhaseOne, Protocol, Record, Report, Request, ReservationClass, TxId, Vote, Wait,
+    Waiter, WallTime, What,
 };
 
 macro_rules! scenarios {
@@ -158,7 +159,7 @@ fn vote(harness: &mut Harness, tx: TxId) {
             reason: "".into(),
             reply: "".into(),
             reservation_ttl: Duration::ZERO,
-            class: super::ReservationClass::Cooperative,
+            class: ReservationClass::Cooperative,
         };
         let (branch, operation) = (branch.parse().unwrap(), Operation::PhaseOne);
         let report = Report::Voted { result, replica: None };
@@ -168,8 +169,7 @@ fn vote(harness: &mut Harness, tx: TxId) {
 
 fn acknowledge(harness: &mut Harness, tx: TxId, branch: &str) {
     let (branch, operation) = (branch.parse().unwrap(), Operation::Commit);
-    let report =
-        Report::Completed { completion: super::Completion::Done, detail: "".into(), reply: "".into() };
+    let report = Report::Completed { completion: Completion::Done, detail: "".into(), reply: "".into() };
     harness.submit(Event::Reported { tx, branch, operation, report });
 }
 
@@ -200,4 +200,45 @@ fn a_log_in_which_one_request_began_two_transactions_is_refused() {
     harness.engine.replay(harness.now, first, histories.clone()).unwrap();
     let refusal = harness.engine.replay(harness.now, second, histories).unwrap_err().to_string();
     assert!(refusal.contains(r#""order-1""#) && refusal.contains(&first.to_string()), "{refusal}");
+}
+
+/// No life writes the one without the other; but a log that says so must not keep a transaction for ever.
+#[test]
+fn what_was_delegated_and_answered_is_ended_by_a_restart() {
+    let enlisted = What::Enlisted(Enlisted {
+        id: "1".parse().unwrap(),
+        participant: "stock".parse().unwrap(),
+        endpoint: None,
+        protocol: Protocol::TwoPhase,
+        inquires: true,
+        reservation_ttl: Duration::ZERO,
+    });
+    let branch = BranchIndex(0);
+    let hazard = What::Heuristic { branch, completion: Completion::HeuristicHazard, detail: "lost".into() };
+    let refused = What::Voted {
+        branch,
+        vote: Vote::Refused,
+        reason: "no".into(),
+        reservation_ttl: Duration::ZERO,
+        class: ReservationClass::Cooperative,
+    };
+    for (answer, outcome) in [(hazard, Outcome::Hazard), (refused, Outcome::Aborted)] {
+        let begun = What::Begun {
+            protocol: Protocol::TwoPhase,
+            label: "".parse().unwrap(),
+            timeout: Duration::ZERO,
+            request: None,
+        };
+        let mut history = Vec::new();
+        for what in [begun, enlisted.clone(), What::Delegated, answer] {
+            Record { at: WallTime(1), what }.encode(&mut history);
+        }
+        let mut harness = Harness::new(SETTINGS);
+        let tx = TxId::new(1, 0, Epoch(1), Shard(0), 7);
+        harness.engine.replay(harness.now, tx, history).unwrap();
+        assert_eq!(harness.engine.resumable(), [tx]);
+        let step = harness.engine.handle(harness.now, Event::Resume { tx });
+        assert_eq!(step.ended, Some(outcome));
+        harness.engine.check_idle();
+    }
 }

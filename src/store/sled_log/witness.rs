@@ -208,6 +208,8 @@ impl Slot {
             durable: u64_at(bytes, 52),
             sum: u32_at(bytes, 60),
         };
-        Slot::Valid { revision: u64_at(bytes, 12), claim }
+        let revision = u64_at(bytes, 12);
+        // There is none after the last one: the next would be the oldest. Nobody has written so many.
+        if revision == u64::MAX { Slot::Broken } else { Slot::Valid { revision, claim } }
     }
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use assent::core::{
-    Action, Answer, Backoff, BranchState, Call, Completion, Decision, Durability, Engine, EngineSettings,
-    Epoch, Event, LogWrite, Now, Operation, Outcome, PhaseOne, Report, ReservationClass, Shard, Step,
-    Timestamp, Transaction, TxId, Vote, Waiter, WallTime,
+    Action, Answer, Backoff, BranchState, Call, Completion, Decision, DecodeError, Durability, Engine,
+    EngineSettings, Epoch, Event, LogWrite, Now, Operation, Outcome, PhaseOne, Report, ReservationClass,
+    Shard, Step, Timestamp, Transaction, TxId, Vote, Waiter, WallTime,
 };
 use bytes::Bytes;
 
@@ -24,6 +24,8 @@ pub struct Clocked {
     durable: BTreeMap<TxId, Bytes>,
     unsynced: VecDeque<LogWrite>,
     synced: u64,
+    /// Whose commit was durable at some time.
+    committed: HashSet<TxId>,
     held: VecDeque<(u64, Action)>,
     fences: HashMap<TxId, u64>,
     /// Whose participant was to decide: what it says is what happened, even if it says one thing and then another.
@@ -62,6 +64,7 @@ impl Clocked {
             durable: BTreeMap::new(),
             unsynced: VecDeque::new(),
             synced: 0,
+            committed: HashSet::new(),
             held: VecDeque::new(),
             fences: HashMap::new(),
             delegated: HashSet::new(),
@@ -119,6 +122,17 @@ impl Clocked {
         }
     }
 
+    /// Takes a history for what the log holds, before anything else.
+    pub fn replay(&mut self, tx: TxId, history: Vec<u8>) -> Result<(), DecodeError> {
+        self.engine.replay(self.now, tx, history.clone())?;
+        let transaction = self.engine.get(tx).expect("it was just taken");
+        if transaction.decision == Some(Decision::Commit) {
+            self.committed.insert(tx);
+        }
+        self.durable.insert(tx, history.into());
+        Ok(())
+    }
+
     /// Goes on with what the log holds.
     pub fn resume(&mut self) {
         for tx in self.engine.resumable() {
@@ -172,7 +186,13 @@ impl Clocked {
         for write in self.unsynced.drain(..count.min(self.unsynced.len())) {
             self.synced += 1;
             match write {
-                LogWrite::Put { tx, value } => drop(self.durable.insert(tx, value)),
+                LogWrite::Put { tx, value } => {
+                    let transaction = Transaction::replay(tx, value.to_vec()).expect("it was just made");
+                    if transaction.decision == Some(Decision::Commit) {
+                        self.committed.insert(tx);
+                    }
+                    self.durable.insert(tx, value);
+                }
                 LogWrite::Remove { tx } => drop(self.durable.remove(&tx)),
             }
         }
@@ -182,10 +202,7 @@ impl Clocked {
         match action {
             Action::Call(call) => {
                 if call.operation == Operation::Commit {
-                    let value =
-                        self.durable.get(&call.tx).expect("a commit that is told is durable").to_vec();
-                    let durable = Transaction::replay(call.tx, value).unwrap();
-                    assert_eq!(durable.decision, Some(Decision::Commit), "told before it was durable");
+                    assert!(self.committed.contains(&call.tx), "{} was told before it was durable", call.tx);
                 }
                 self.calls.push(call);
             }

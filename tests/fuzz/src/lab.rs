@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent::api::{self, ApiParts, LogStatsCell};
-use assent::coordinator::{Coordinator, Driver, DriverError, DriverParts, Identity, Phase};
+use assent::coordinator::{
+    Coordinator, Driver, DriverError, DriverParts, Identity, Phase, system_wall_clock,
+};
 use assent::core::{Backoff, Engine, EngineSettings, Shard};
 use assent::store::{LogWriter, MemoryLog};
 use assent::transport::{DialSettings, Dialer, Sessions, Transport};
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::service::Routes;
+use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 /// Longer than anything here takes: what is waited for longer never comes.
@@ -60,9 +63,13 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 impl Lab {
     pub async fn start() -> Lab {
-        let (coordinator, inputs) = Coordinator::new();
+        let (coordinator, inputs) = Coordinator::new(system_wall_clock);
         let limits = Arc::new(limits());
-        let settings = DialSettings { max_in_flight: IN_FLIGHT_MAX, call_timeout: PATIENCE };
+        let settings = DialSettings {
+            max_in_flight: IN_FLIGHT_MAX,
+            call_timeout: PATIENCE,
+            channel: Endpoint::connect_lazy,
+        };
         let dialer = Dialer::new(coordinator.clone(), limits.clone(), settings);
         let transport = Transport::new(Sessions::new(IN_FLIGHT_MAX), dialer, limits.endpoints.clone());
         let log = MemoryLog::new();

@@ -59,7 +59,12 @@ impl Turn<'_> {
             State::Active | State::Preparing => {
                 self.abort("the coordinator restarted before a decision".into());
             }
-            State::Delegated => self.call(BranchIndex(0)),
+            // What its participant has said is for good, though the end of it was not written.
+            State::Delegated if self.refusal().is_some() => self.progress(),
+            State::Delegated => {
+                self.call(BranchIndex(0));
+                self.end_if_finished();
+            }
             State::Committing | State::Aborting => {
                 self.call_pending();
                 self.end_if_finished();

@@ -42,7 +42,7 @@ fn histories(values: Vec<Vec<u8>>) {
         if let Ok(transaction) = &shown {
             look_at(transaction, &life);
         }
-        let taken = life.engine.replay(life.now, id, value);
+        let taken = life.replay(id, value);
         if let (Err(refusal), Err(same)) = (&shown, &taken) {
             assert_eq!(refusal, same);
             assert!(refusal.to_string().contains("record"), "{refusal}");
@@ -128,14 +128,14 @@ fn witnesses(input: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("witness");
     fs::write(&path, &file).unwrap();
-    match witness::Witness::read(dir.path(), &path) {
+    match witness::Witness::find(&path) {
         Ok(found) => {
             let mut found = found.expect("the file is there");
             let claim = *found.claim();
             // It goes on from there, and is read as what was written last.
             if claim.begun < u64::MAX {
                 found.announce(claim.begun + 1).unwrap();
-                let again = witness::Witness::read(dir.path(), &path).unwrap().unwrap();
+                let again = witness::Witness::find(&path).unwrap().unwrap();
                 assert_eq!(again.claim(), found.claim());
             }
         }
