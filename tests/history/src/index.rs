@@ -75,13 +75,10 @@ impl<'a> Index<'a> {
                         index.nonsense.push((what, vec![former.line, line]));
                     }
                 }
-                Record::End { process, op, answer } => match open.remove(&(process.as_str(), *op)) {
-                    Some(begun) => index.end(&begun, line, answer),
-                    None => {
-                        let what = format!("operation {op} of {process} ends and is not under way");
-                        index.nonsense.push((what, vec![line]));
-                    }
-                },
+                Record::End { process, op, answer } => {
+                    let begun = open.remove(&(process.as_str(), *op));
+                    index.end(begun.as_ref(), line, answer);
+                }
                 Record::Fault { ended, .. } => {
                     index.faults += 1;
                     index.end_quiet(line);
@@ -121,18 +118,23 @@ impl<'a> Index<'a> {
         }
     }
 
-    fn end(&mut self, begun: &Open<'a>, line: Line, answer: &'a Answer) {
-        match (begun.call, answer) {
-            (Call::Transfer(transfer), Answer::Told(told)) => {
+    fn end(&mut self, begun: Option<&Open<'a>>, line: Line, answer: &'a Answer) {
+        match (begun.map(|begun| (begun.line, begun.call)), answer) {
+            (Some((_, Call::Transfer(transfer))), Answer::Told(told)) => {
                 let known = self.transfers.get_mut(transfer.id.as_str()).expect("it was begun");
                 known.told.push((line, *told));
             }
-            (Call::Read { set, of }, Answer::Saw(saw)) => {
-                self.reads.push(Read { begun: begun.line, ended: line, set, of: of.as_deref(), saw });
+            (Some((begun, Call::Read { set, of })), Answer::Saw(saw)) => {
+                self.reads.push(Read { begun, ended: line, set, of: of.as_deref(), saw });
             }
-            (Call::Transfer(_), Answer::Saw(_)) | (Call::Read { .. }, Answer::Told(_)) => {
-                let what = "the answer fits no such operation".to_owned();
-                self.nonsense.push((what, vec![begun.line, line]));
+            (Some((begun, Call::Transfer(_))), Answer::Saw(_))
+            | (Some((begun, Call::Read { .. })), Answer::Told(_)) => {
+                let what = format!("the answer in line {line} fits no such operation");
+                self.nonsense.push((what, vec![begun, line]));
+            }
+            (None, _) => {
+                let what = format!("line {line} ends an operation that is not under way");
+                self.nonsense.push((what, vec![line]));
             }
         }
     }

@@ -89,12 +89,11 @@ impl<'a> Judge<'_, 'a> {
     fn absences(&mut self) {
         let set = self.read.set;
         let index = self.index;
-        match self.read.of {
-            Some(id) => self.absence(id),
-            None => {
-                let about = index.transfers.iter().filter(|(_, known)| known.is_about(set));
-                about.for_each(|(id, _)| self.absence(id));
-            }
+        if let Some(id) = self.read.of {
+            self.absence(id);
+        } else {
+            let about = index.transfers.iter().filter(|(_, known)| known.is_about(set));
+            about.for_each(|(id, _)| self.absence(id));
         }
     }
 
@@ -137,44 +136,46 @@ impl<'a> Judge<'_, 'a> {
     }
 }
 
+/// What a whole set showed while all was quiet.
+struct Look<'i, 'a> {
+    read: &'i Read<'a>,
+    shown: Shown<'a>,
+}
+
 /// When all is quiet, each transfer is in all of its sets or in none, in all if that was told, and no money is gone.
 fn at_rest(index: &Index<'_>, quiet: &Quiet, seen: &Seen<'_>, findings: &mut Findings) {
-    let reads: BTreeMap<_, _> = index
-        .reads
-        .iter()
-        .filter(|read| read.of.is_none() && quiet.has(read))
-        .map(|read| (read.set, (read.ended, shown(read), read)))
-        .collect();
+    let reads = index.reads.iter().filter(|read| read.of.is_none() && quiet.has(read));
+    let looks: BTreeMap<_, _> = reads.map(|read| (read.set, Look { read, shown: shown(read) })).collect();
     for (id, known) in index.transfers.iter().filter(|(_, known)| known.begun < quiet.from) {
-        let looks = reads.iter().filter(|(set, _)| known.is_about(set));
-        let (there, absent): (Vec<_>, Vec<_>) = looks.partition(|(_, (_, shown, _))| shown.contains_key(id));
-        let lines = |first: Line, of: &[&[(&&str, &(Line, Shown<'_>, &Read<'_>))]]| {
-            let ends = of.iter().flat_map(|looks| looks.iter().map(|(_, (ended, _, _))| *ended));
-            std::iter::once(first).chain(ends).collect::<Vec<_>>()
-        };
-        let names = |looks: &[(&&str, &(Line, Shown<'_>, &Read<'_>))]| {
-            looks.iter().map(|(set, _)| **set).collect::<Vec<_>>().join(", ")
-        };
+        let about = looks.values().filter(|look| known.is_about(look.read.set));
+        let (there, absent): (Vec<_>, Vec<_>) = about.partition(|look| look.shown.contains_key(id));
         if !there.is_empty() && !absent.is_empty() {
             let what = format!("{id} took effect in {}, and not in {}", names(&there), names(&absent));
-            findings.add(Rule::Atomicity, id, what, &lines(known.begun, &[&there, &absent]));
+            let ends = there.iter().chain(&absent).map(|look| look.read.ended);
+            let lines: Vec<_> = ends.chain([known.begun]).collect();
+            findings.add(Rule::Atomicity, id, what, &lines);
         } else if let Some(told) = known.told_committed().filter(|told| *told < quiet.from)
             && !absent.is_empty()
-            && !absent.iter().any(|(set, _)| seen.contains_key(&(*id, **set)))
+            && !absent.iter().any(|look| seen.contains_key(&(*id, look.read.set)))
         {
             let what = format!("{id} was told committed, and is not in {}", names(&absent));
-            findings.add(Rule::Lost, id, what, &lines(told, &[&absent]));
+            let lines: Vec<_> = absent.iter().map(|look| look.read.ended).chain([told]).collect();
+            findings.add(Rule::Lost, id, what, &lines);
         }
     }
-    if index.sets.keys().all(|set| reads.contains_key(set)) && !reads.is_empty() {
+    if index.sets.keys().all(|set| looks.contains_key(set)) {
         let before: i64 = index.sets.values().flat_map(|(_, balances)| balances.values()).sum();
-        let now: i64 = reads.values().flat_map(|(_, _, read)| read.saw.balances.values()).sum();
+        let now: i64 = looks.values().flat_map(|look| look.read.saw.balances.values()).sum();
         if before != now {
-            let lines: Vec<_> = reads.values().map(|(ended, _, _)| *ended).collect();
+            let lines: Vec<_> = looks.values().map(|look| look.read.ended).collect();
             let what = format!("there was {before} at first, and there is {now} now");
             findings.add(Rule::Money, "", what, &lines);
         }
     }
+}
+
+fn names(looks: &[&Look<'_, '_>]) -> String {
+    looks.iter().map(|look| look.read.set).collect::<Vec<_>>().join(", ")
 }
 
 /// A history that does not look at all sets when everything was over can hide anything.

@@ -38,6 +38,7 @@ fn history(script: &str) -> History {
                 sets.insert(op, set);
                 format!(r#"{{"begin":{{"process":"r","op":{op},"read":{{"set":"{set}","of":"{id}"}}}}}}"#)
             }
+            ["saw", "nothing"] => r#"{"end":{"process":"p","op":1,"saw":{"effects":[]}}}"#.to_owned(),
             ["saw", op, balance, ref ids @ ..] => saw(op, sets[op], balance, ids),
             ["killed"] => r#"{"fault":{"what":"kill -9","ended":"p"}}"#.to_owned(),
             ["broken"] => r#"{"fault":{"what":"a cable was cut"}}"#.to_owned(),
@@ -315,6 +316,40 @@ fn history_that_does_not_show_the_end_is_refused() {
     assert_eq!(found(&whole.replace("quiet", "broken")), [(Malformed, vec![1])]);
     assert_eq!(found(&format!("{whole}\nbegin 3 t3\ntold 3 aborted")), [(Malformed, vec![5])]);
     assert_eq!(found(&format!("{whole}\ntold 1 complete")), [(Malformed, vec![10])]);
+}
+
+#[test]
+fn history_that_cannot_have_happened_is_refused() {
+    let end = "\nquiet\nread 8 a\nsaw 8 100\nread 9 b\nsaw 9 100";
+    let found = |script: &str| found(&format!("{}{end}", script.trim()));
+    assert_eq!(found(r#"{"open":{"set":"a","balances":{"x":100}}}"#), [(Malformed, vec![3])]);
+    assert_eq!(found("begin 1 t1\nbegin 1 t2\ntold 1 aborted"), [(Malformed, vec![3, 4])]);
+    assert_eq!(found("begin 1 t1\nsaw nothing"), [(Malformed, vec![3, 4])]);
+    let of_another = found("begin 1 t1\ntold 1 complete\nread 1 a t2\nsaw 1 - t1");
+    assert_eq!(of_another[0], (Malformed, vec![6]));
+    let unknown_set = r#"
+{"begin":{"process":"r","op":1,"read":{"set":"c"}}}
+{"end":{"process":"r","op":1,"saw":{"effects":[]}}}"#;
+    assert_eq!(found(unknown_set), [(Malformed, vec![4])]);
+    let lopsided = r#"
+{"begin":{"process":"p","op":1,"transfer":{"id":"t1","moves":[{"set":"a","account":"x","amount":1}]}}}
+{"end":{"process":"p","op":1,"told":"aborted"}}"#;
+    assert_eq!(found(lopsided), [(Malformed, vec![3])]);
+    assert_eq!(found(&lopsided.replace(r#""x","amount":1"#, r#""z","amount":0"#)), [(Malformed, vec![3])]);
+    let changed = lopsided.replace(r#""amount":1"#, r#""amount":0"#) + "\nbegin 2 t1\ntold 2 aborted";
+    assert_eq!(found(&changed), [(Malformed, vec![3, 5])]);
+}
+
+#[test]
+fn operation_after_the_last_quiet_time_has_to_end_too() {
+    let script = "
+        quiet
+        read 1 a
+        saw 1 100
+        read 2 b
+        saw 2 100
+        begin 1 t1";
+    assert_eq!(found(script), [(Malformed, vec![3]), (Termination, vec![8])]);
 }
 
 #[test]
