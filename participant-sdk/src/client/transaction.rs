@@ -15,6 +15,7 @@ use tonic::Code;
 use super::pipeline::{Pipeline, Trouble};
 use super::result::{Completed, conclude};
 use super::{NewBranch, Wait, may_be_done, mismatched, nothing_done};
+use crate::crash_point;
 use crate::error::{Error, Failure, Result};
 
 /// How long an abort is tried. If it cannot be delivered the transaction aborts at its timeout.
@@ -71,7 +72,10 @@ impl Transaction {
         let enlistment = pb::Enlistment { branch: Some(branch.into_spec()?), vote: None };
         let request = pb::EnlistRequest { xid: self.xid.to_string(), enlistment: Some(enlistment) };
         match self.pipeline.call(Call::Enlist(request), self.deadline).await {
-            Ok(Answer::Enlist(enlisted)) => Ok(enlisted.branch_id),
+            Ok(Answer::Enlist(enlisted)) => {
+                crash_point!("branch-enlisted");
+                Ok(enlisted.branch_id)
+            }
             Ok(answered) => Err(mismatched(&answered)),
             Err(trouble) => Err(nothing_done(trouble)),
         }
@@ -101,7 +105,9 @@ impl Transaction {
             enlistments: ballots,
             wait: self.wait.to_pb().into(),
         });
+        crash_point!("commit-to-be-called");
         let answered = self.pipeline.call(call, self.deadline).await;
+        crash_point!("commit-answered-to-initiator");
         // From here on it is decided, or may be.
         self.ended = true;
         let (xid, request_id) = (self.xid, std::mem::take(&mut self.request_id));
