@@ -13,3 +13,5 @@ pub mod server;
 pub mod store;
 pub mod transport;
 pub mod wire;
+
+use assent_sdk::crash_point;

@@ -20,6 +20,7 @@ use crate::api::{self, ApiParts};
 use crate::config::Settings;
 use crate::coordinator::{Coordinator, Driver, DriverError, DriverParts, Identity, Phase, Stopped};
 use crate::core::{Admission, Backoff, Engine, EngineSettings, ParticipantName, Shard};
+use crate::crash_point;
 use crate::store::{Ballast, DecisionLog, LogStats, OpenError, ReplayError};
 use crate::transport::{DialSettings, Dialer, Sessions, Transport};
 use crate::wire::Limits;
@@ -156,6 +157,7 @@ fn recover<P: Platform>(
     info!(cluster = %opened.cluster, epoch = opened.epoch.0, dir = %dir.display(), "opened the log");
     let mut engine = Engine::new(engine_settings(settings), opened.epoch, Shard(0), opened.life_tag);
     log.replay(&mut |tx, value| {
+        crash_point!("value-to-be-replayed");
         engine
             .replay(coordinator.now(), tx, value)
             .map_err(|error| ReplayError::Rejected { tx, reason: error.to_string() })

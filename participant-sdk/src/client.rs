@@ -63,6 +63,7 @@ pub use self::result::{Completed, CompletedBranch};
 pub use self::transaction::Transaction;
 use crate::backoff::later;
 use crate::branch::Protocol;
+use crate::crash_point;
 use crate::error::{Error, Result};
 use crate::network::{Address, Network};
 use crate::participant::{endpoint, random_id};
@@ -261,12 +262,14 @@ impl<'a> NewTransaction<'a> {
             timeout_ms: millis(self.timeout),
             request_id: self.request_id.clone(),
         });
+        crash_point!("begin-to-be-called");
         let xid = match self.client.pipeline.call(call, deadline).await {
             Ok(Answer::Begin(begun)) => begun.xid.parse().map_err(malformed)?,
             Ok(answered) => return Err(mismatched(&answered)),
             // A transaction that was begun all the same is nobody's, and aborts at its timeout.
             Err(trouble) => return Err(nothing_done(trouble)),
         };
+        crash_point!("transaction-begun");
         Ok(Transaction::new(self.client.pipeline.clone(), xid, self.request_id, deadline, self.wait))
     }
 
@@ -323,7 +326,10 @@ impl OneCall<'_> {
             branches: branches?,
             wait: wait.to_pb().into(),
         });
-        match client.pipeline.call(call, later(Instant::now(), timeout.saturating_add(GRACE))).await {
+        crash_point!("run-to-be-called");
+        let answered = client.pipeline.call(call, later(Instant::now(), timeout.saturating_add(GRACE))).await;
+        crash_point!("run-answered");
+        match answered {
             Ok(Answer::Run(done)) => conclude(done.result, None, &request_id),
             Ok(_) | Err(Trouble::Lost) => Err(Error::Unknown { xid: None, request_id }),
             Err(Trouble::Error { error, sent_before }) if may_be_done(&error, sent_before) => {

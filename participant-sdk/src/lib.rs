@@ -211,6 +211,8 @@ mod batch;
 mod branch;
 pub mod client;
 pub mod context;
+#[doc(hidden)]
+pub mod crash;
 mod error;
 #[cfg(any(feature = "memory", feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod handler;

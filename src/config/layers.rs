@@ -16,6 +16,12 @@ pub(super) const ENDPOINTS: &str = "participants.endpoints";
 /// Variables that begin with `ASSENT_` and belong to the client commands.
 const CLIENT_VARIABLES: [&str; 2] = ["ASSENT_CONFIG", "ASSENT_SERVER"];
 
+/// And one that tests set where there are crash points. Elsewhere it would do nothing, and is no setting.
+#[cfg(feature = "failpoints")]
+const CRASH_VARIABLE: Option<&str> = Some(assent_sdk::crash::CRASH_AT);
+#[cfg(not(feature = "failpoints"))]
+const CRASH_VARIABLE: Option<&str> = None;
+
 /// The values so far, by key (`server.listen`), each with its origin.
 pub(super) struct Layers {
     defaults: Table,
@@ -195,7 +201,7 @@ fn is_ours(variable: &str) -> bool {
         || rest.starts_with("SERVICE_PORT")
         || rest == "PORT"
         || rest.starts_with("PORT_");
-    !kubernetes && !CLIENT_VARIABLES.contains(&variable)
+    !kubernetes && !CLIENT_VARIABLES.contains(&variable) && Some(variable) != CRASH_VARIABLE
 }
 
 /// Reads `text` as a value of the kind that the default has.

@@ -15,6 +15,7 @@ use crate::core::{
     Action, Admission, Answer, BranchId, Durability, Engine, Event, LogWrite, Map, Now, Outcome,
     ParticipantName, Step, Timestamp, TxId, TxOrder, Waiter,
 };
+use crate::crash_point;
 use crate::store::{AppendError, LogWriter, Submission, WriterEvent};
 use crate::transport::Transport;
 
@@ -132,6 +133,7 @@ impl Driver {
 
     /// Recovers, then serves until told to stop, or until it has drained.
     pub async fn run(mut self) -> Result<(), DriverError> {
+        crash_point!("log-replayed");
         self.resume();
         self.set_phase(Phase::Serving);
         let result = self.serve().await;
@@ -258,6 +260,7 @@ impl Driver {
                 Why::Start => Event::Resume { tx },
                 Why::Back(participant) => Event::Wake { tx, participant: participant.clone() },
             });
+            crash_point!("transaction-resumed", if backlog.why == Why::Start);
         }
         // The others have their turns first.
         if backlog.transactions.len() > 0 {
@@ -266,7 +269,15 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
+        crash_point!("event-taken");
+        crash_point!(
+            "acknowledgement-taken",
+            if matches!(event, Event::Reported { operation: crate::core::Operation::Commit, .. })
+        );
         let Step { subject, log, durability, then, ended } = self.engine.handle(self.now, event);
+        crash_point!("step-made");
+        crash_point!("decision-made", if durability == Durability::Forced);
+        crash_point!("all-acknowledged", if ended == Some(Outcome::Committed) && !log.is_empty());
         // Told here and not with the answer: most who asked have their answer before a branch is heuristic.
         if let (Some(tx), Some(outcome @ (Outcome::Mixed | Outcome::Hazard))) = (subject, ended) {
             let reason = self.engine.get(tx).map(|tx| tx.reason.clone()).unwrap_or_default();
@@ -307,9 +318,11 @@ impl Driver {
             self.horizons.push_back((ticket, self.engine.horizon()));
         }
         self.writer.submit(Submission { ticket, writes: std::mem::take(&mut self.writes), forced });
+        crash_point!("group-submitted", if forced > 0);
     }
 
     fn durable(&mut self, ticket: u64) {
+        crash_point!("group-to-be-released");
         for held in self.gate.open(ticket) {
             self.act(held);
         }
@@ -321,6 +334,7 @@ impl Driver {
             self.horizons.pop_front();
         }
         if let Some(horizon) = horizon {
+            crash_point!("horizon-proved");
             self.coordinator.shared.horizon.send_if_modified(|told| {
                 let later = horizon > *told;
                 if later {
@@ -328,16 +342,22 @@ impl Driver {
                 }
                 later
             });
+            crash_point!("horizon-published");
         }
     }
 
     fn act(&mut self, held: Held) {
         match held {
-            Held::Action(Action::Call(call)) => self.unsent.extend(self.transport.call(call)),
+            Held::Action(Action::Call(call)) => {
+                crash_point!("commit-call-due", if call.operation == crate::core::Operation::Commit);
+                self.unsent.extend(self.transport.call(call));
+            }
             Held::Action(Action::Answer { waiter, answer }) => {
                 log_end(&answer);
+                crash_point!("end-to-be-answered", if matches!(answer, Answer::Ended(_)));
                 if let Some(reply) = self.waiters.remove(&waiter) {
                     reply.send(answer);
+                    crash_point!("answer-given");
                 }
             }
             Held::Action(Action::Publish(transaction)) => {

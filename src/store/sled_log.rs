@@ -66,6 +66,7 @@ use super::{
     VALUE_BYTES_MAX, draw_life_tag,
 };
 use crate::core::{Epoch, TxId};
+use crate::crash_point;
 
 /// How the log uses memory and disk.
 #[derive(Clone, Debug)]
@@ -113,12 +114,14 @@ impl SledLog {
     /// [`OpenError`]; nothing in the directory proves that going on would be safe, and the text says what to do.
     pub fn open(dir: &Path, options: &SledOptions) -> Result<(SledLog, Opened), OpenError> {
         let dir = DataDir::claim(dir)?;
+        crash_point!("directory-claimed");
         let ballast = dir
             .keep_ballast(options.ballast_bytes)
             .map_err(|source| io_error(dir.path(), "keep ballast in", &dir.ballast(), source))?;
         let witness = find_witness(&dir)?;
         dir.clear_unfinished(witness.claim().durable > 0)
             .map_err(|source| io_error(dir.path(), "tidy up", &dir.sled(), source))?;
+        crash_point!("witness-found");
         let db = open_engine(&dir, options)?;
         let sled = sled_db(dir.path());
         let failed = |source| OpenError::Io { action: "open", path: sled, source };
@@ -135,6 +138,7 @@ impl<M: Medium> SledLog<M> {
     pub fn open_on(medium: M, witness: Witness<M::Witness>) -> Result<(SledLog<M>, Opened), OpenError> {
         let Checked { scan, cut_off } =
             without_panic(|| check(&medium, &witness)).map_err(|why| refused(medium.dir(), why))?;
+        crash_point!("log-checked");
 
         let mut lives = scan.lives;
         let epoch =
@@ -186,9 +190,11 @@ impl<M: Medium> SledLog<M> {
         }
         let (epoch, tag) = self.life;
         self.write_group(&[Entry::Life { epoch, tag }])?;
+        crash_point!("epoch-written");
         // Before the witness says that there is something durable: then all that sled needs is there.
         self.medium.sync_names()?;
         self.sync()?;
+        crash_point!("epoch-synced");
         Ok(self.witness.sync()?)
     }
 
@@ -205,10 +211,14 @@ impl<M: Medium> SledLog<M> {
 
     /// Makes everything durable, and so the end of groups that do not count any more.
     fn sync(&mut self) -> Result<(), Failure> {
+        crash_point!("group-written");
         self.medium.sync()?;
+        crash_point!("group-synced");
         self.witness.confirm(self.life, self.newest, self.sum)?;
+        crash_point!("group-confirmed");
         for key in self.stale.drain(..) {
             self.medium.remove(key.encode())?;
+            crash_point!("stale-frame-removed");
         }
         Ok(())
     }
@@ -216,6 +226,7 @@ impl<M: Medium> SledLog<M> {
     fn write_group(&mut self, entries: &[Entry<'_>]) -> Result<(), Failure> {
         let group = self.newest + 1;
         self.witness.announce(group)?;
+        crash_point!("group-announced");
         self.content.begin(Header { cluster: self.witness.claim().cluster, previous: self.sum, oldest: 0 });
         self.ledger.begin();
         let bytes = entries.iter().map(Entry::bytes).sum::<u64>() + self.ledger.take_voided();
@@ -227,6 +238,7 @@ impl<M: Medium> SledLog<M> {
         let sum = self.content.sum();
         let mut frames = 0;
         for (key, frame) in self.content.frames(group, sum) {
+            crash_point!("between-frames", if frames > 0);
             self.medium.insert(key.encode(), frame)?;
             frames += 1;
         }
@@ -243,6 +255,7 @@ impl<M: Medium> SledLog<M> {
             let oldest = self.ledger.oldest_group();
             if oldest.in_force > 0 {
                 self.bring_along(group)?;
+                crash_point!("old-group-brought-along");
             }
             self.ledger.drop_oldest();
             bytes += oldest.bytes;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{AppendError, DecisionLog, Durability, LogWrite};
 use crate::core::{Epoch, Map};
+use crate::crash_point;
 
 /// How long a lazy write waits for a forced one to take it along; then it is synced for its own sake. Nothing relies on that,
 /// but what is on the disk need not be done again after a crash.
@@ -230,6 +231,8 @@ impl Worker {
     /// Writes a group, and gives what is to be told of it.
     fn write(&mut self, group: &Group) -> Result<Option<WriterEvent>, AppendError> {
         guarded(|| self.append(group))?;
+        crash_point!("group-durable", if group.forced > 0);
+        crash_point!("lazy-group-written", if group.forced == 0);
         Ok((group.forced > 0).then_some(WriterEvent::Durable { ticket: group.ticket }))
     }
 

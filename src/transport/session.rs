@@ -23,6 +23,7 @@ use crate::core::{
     Answer, BranchId, Call, Event, FailureKind, InquiryAnswer, Map, Operation, ParticipantName, Replica,
     Report, TxId,
 };
+use crate::crash_point;
 use crate::wire::{self, Invalid, Limits};
 
 /// How many calls and answers go into one message at most.
@@ -433,6 +434,7 @@ impl Session {
             cluster_id: self.coordinator.identity().cluster.to_string(),
             before: self.coordinator.horizon().to_string(),
         }));
+        crash_point!("horizon-told");
     }
 
     /// It never waits: meanwhile no replies would be read, and the participant may need to be rid of these before it reads.

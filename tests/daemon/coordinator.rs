@@ -28,25 +28,52 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A running coordinator; it is killed and its data removed when this is dropped.
 #[derive(Debug)]
 pub struct Coordinator {
-    /// Those of the test, for `assent serve`.
-    args: Vec<String>,
-    directory: TempDir,
+    setup: Setup,
     process: Child,
     address: SocketAddr,
+}
+
+/// What all lives of a coordinator have in common.
+#[derive(Debug)]
+struct Setup {
+    directory: TempDir,
+    data_dir: PathBuf,
+    /// Those of the test, for `assent serve`.
+    args: Vec<String>,
+    /// What the next life finds in its environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Coordinator {
     /// Starts one on a free port and waits until it is ready. `args` are added to `assent serve`.
     pub fn start(args: &[&str]) -> Coordinator {
         let directory = tempfile::Builder::new().prefix("assent-test-").tempdir().unwrap();
-        // An empty one, so that a file in the usual place has no say.
-        File::create(directory.path().join("assent.toml")).unwrap();
-        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, address) = launch(&directory, &args, any_port).unwrap_or_else(|log| panic!("{log}"));
-        let mut coordinator = Coordinator { args, directory, process, address };
+        let data_dir = directory.path().join("data");
+        Coordinator::start_in(directory, data_dir, args)
+    }
+
+    /// The same with data elsewhere, which stays when this is dropped.
+    pub fn start_on(data_dir: PathBuf, args: &[&str]) -> Coordinator {
+        let directory = tempfile::Builder::new().prefix("assent-test-").tempdir().unwrap();
+        Coordinator::start_in(directory, data_dir, args)
+    }
+
+    /// One whose first life listens, and need not become ready.
+    pub fn start_dying(data_dir: PathBuf, environment: &[(&str, &str)]) -> Coordinator {
+        let directory = tempfile::Builder::new().prefix("assent-test-").tempdir().unwrap();
+        Coordinator::launch(Setup::new(directory, data_dir, &[], environment))
+    }
+
+    fn start_in(directory: TempDir, data_dir: PathBuf, args: &[&str]) -> Coordinator {
+        let mut coordinator = Coordinator::launch(Setup::new(directory, data_dir, args, &[]));
         coordinator.wait_until_ready();
         coordinator
+    }
+
+    fn launch(setup: Setup) -> Coordinator {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, address) = setup.launch(any_port).unwrap_or_else(|log| panic!("{log}"));
+        Coordinator { setup, process, address }
     }
 
     /// `http://127.0.0.1:PORT`: the same for all its lives.
@@ -59,15 +86,15 @@ impl Coordinator {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        data_dir(&self.directory)
+        self.setup.data_dir.clone()
     }
 
     /// Everything that it has logged, in all its lives.
     pub fn log(&self) -> String {
-        log(&self.directory)
+        self.setup.log()
     }
 
-    /// Kills it as the kernel would: nothing of it runs any more.
+    /// Kills it as the kernel would: nothing of it runs any more. (It may have ended already.)
     pub fn kill9(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -85,6 +112,11 @@ impl Coordinator {
         self.wait()
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> ExitStatus {
         poll("the coordinator ends", || self.process.try_wait().unwrap())
@@ -98,20 +130,24 @@ impl Coordinator {
 
     /// The same, with other arguments from now on.
     pub fn restart_with(&mut self, args: &[&str]) {
-        self.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self.setup.args = args.iter().map(|&arg| arg.to_owned()).collect();
         self.restart();
+    }
+
+    /// What its further lives are to find in their environment; nothing else there is about assent.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.setup.environment = owned(variables);
     }
 
     /// After its end: starts it again and waits only until it listens. It may still read its log.
     pub fn relaunch(&mut self) {
         // While it was down, its port was free: a client that tried to reconnect may hold it for a moment.
-        (self.process, self.address) = poll("the coordinator listens again", || {
-            match launch(&self.directory, &self.args, self.address) {
+        (self.process, self.address) =
+            poll("the coordinator listens again", || match self.setup.launch(self.address) {
                 Ok(launched) => Some(launched),
                 Err(log) if log.contains("cannot listen on") => None,
                 Err(log) => panic!("{log}"),
-            }
-        });
+            });
     }
 
     /// Waits until it has read its log and takes transactions.
@@ -138,35 +174,61 @@ impl Drop for Coordinator {
     }
 }
 
-/// Starts the process and waits until it says where it listens. `Err`: it ended; all that it logged.
-fn launch(directory: &TempDir, args: &[String], listen: SocketAddr) -> Result<(Child, SocketAddr), String> {
-    let logged_before = log(directory).len();
-    let stderr = OpenOptions::new().create(true).append(true).open(log_path(directory)).unwrap();
-    // A write beyond a limit on file sizes is then an error, as on a full disk, and no deadly signal.
-    let mut process = without_settings("sh")
-        .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_assent")])
-        .arg("--config")
-        .arg(directory.path().join("assent.toml"))
-        .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
-        .arg(data_dir(directory))
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(stderr)
-        .spawn()
-        .unwrap();
-    let stdout = BufReader::new(process.stdout.take().expect("it was asked for"));
-    let (say, said) = mpsc::channel();
-    // Reads to the end, so that the process never waits for a reader.
-    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-    let Ok(line) = said.recv_timeout(PATIENCE) else {
-        // It has ended, or is stuck and of no use.
-        let _ = process.kill();
-        let status = process.wait().unwrap();
-        return Err(format!("the coordinator ended with {status}:\n{}", &log(directory)[logged_before..]));
-    };
-    let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
-    Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
+impl Setup {
+    fn new(directory: TempDir, data_dir: PathBuf, args: &[&str], environment: &[(&str, &str)]) -> Setup {
+        // An empty one, so that a file in the usual place has no say.
+        File::create(directory.path().join("assent.toml")).unwrap();
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Setup { directory, data_dir, args, environment: owned(environment) }
+    }
+
+    /// Starts the process and waits until it says where it listens. `Err`: it ended; all that it logged.
+    ///
+    /// The process dies with this one, however that ends: it is on a tether, which holds as long as the thread lives that
+    /// runs this.
+    fn launch(&self, listen: SocketAddr) -> Result<(Child, SocketAddr), String> {
+        let logged_before = self.log().len();
+        let stderr = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        // A write beyond a limit on file sizes is then an error, as on a full disk, and no deadly signal.
+        let mut process = without_settings("sh")
+            .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_assent")])
+            .args(["tether", &std::process::id().to_string(), "--", "--config"])
+            .arg(self.directory.path().join("assent.toml"))
+            .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
+            .arg(&self.data_dir)
+            .args(&self.args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(process.stdout.take().expect("it was asked for"));
+        let (say, said) = mpsc::channel();
+        // Reads to the end, so that the process never waits for a reader.
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let Ok(line) = said.recv_timeout(PATIENCE) else {
+            // It has ended, or is stuck and of no use.
+            let _ = process.kill();
+            let status = process.wait().unwrap();
+            return Err(format!("the coordinator ended with {status}:\n{}", &self.log()[logged_before..]));
+        };
+        let address = line.strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        Ok((process, address.unwrap_or_else(|| panic!("its first line is {line:?}"))))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("stderr.log")
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read(self.log_path());
+        log.map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+    }
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// The binary, in an environment that says nothing of assent.
@@ -183,18 +245,6 @@ fn without_settings(program: &str) -> Command {
         }
     }
     command
-}
-
-fn data_dir(directory: &TempDir) -> PathBuf {
-    directory.path().join("data")
-}
-
-fn log_path(directory: &TempDir) -> PathBuf {
-    directory.path().join("stderr.log")
-}
-
-fn log(directory: &TempDir) -> String {
-    fs::read(log_path(directory)).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
 }
 
 /// What `look` finds, as soon as it finds something.

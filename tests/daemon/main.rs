@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "crash points want more of it"))]
 mod coordinator;
 mod crash;
 mod hostile_input;

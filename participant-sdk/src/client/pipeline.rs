@@ -20,6 +20,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::backoff::{Backoff, later};
 use crate::batch::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, next_batch};
+use crate::crash_point;
 use crate::network::Address;
 use crate::participant::MESSAGE_BYTES_MAX;
 
@@ -215,10 +216,15 @@ impl Carrier {
                 },
                 room = outgoing.reserve(), if !self.unsent.is_empty() => {
                     room.map_err(|_| Status::unavailable("the stream takes no more"))?.send(self.message());
+                    crash_point!("calls-queued");
                 }
                 message = answers.message() => {
                     let message = message?.ok_or_else(|| Status::unavailable("the coordinator closed the stream"))?;
                     for answer in message.answers {
+                        crash_point!(
+                            "outcome-received",
+                            if matches!(answer.answer, Some(Answer::Commit(_) | Answer::Run(_)))
+                        );
                         self.take(answer);
                     }
                 }

@@ -15,6 +15,7 @@ use tonic::Code;
 use super::pipeline::{Pipeline, Trouble};
 use super::result::{Completed, conclude};
 use super::{NewBranch, Wait, may_be_done, mismatched, nothing_done};
+use crate::crash_point;
 use crate::error::{Error, Failure, Result};
 
 /// How long an abort is tried. If it cannot be delivered the transaction aborts at its timeout.
@@ -71,7 +72,10 @@ impl Transaction {
         let enlistment = pb::Enlistment { branch: Some(branch.into_spec()?), vote: None };
         let request = pb::EnlistRequest { xid: self.xid.to_string(), enlistment: Some(enlistment) };
         match self.pipeline.call(Call::Enlist(request), self.deadline).await {
-            Ok(Answer::Enlist(enlisted)) => Ok(enlisted.branch_id),
+            Ok(Answer::Enlist(enlisted)) => {
+                crash_point!("branch-enlisted");
+                Ok(enlisted.branch_id)
+            }
             Ok(answered) => Err(mismatched(&answered)),
             Err(trouble) => Err(nothing_done(trouble)),
         }
@@ -101,13 +105,19 @@ impl Transaction {
             enlistments: ballots,
             wait: self.wait.to_pb().into(),
         });
+        crash_point!("commit-to-be-called");
         let answered = self.pipeline.call(call, self.deadline).await;
+        crash_point!("commit-answered-to-initiator");
         // From here on it is decided, or may be.
         self.ended = true;
         let (xid, request_id) = (self.xid, std::mem::take(&mut self.request_id));
         match answered {
             Ok(Answer::Commit(done)) => conclude(done.result, Some(xid), &request_id),
             Ok(_) | Err(Trouble::Lost) => Err(Error::Unknown { xid: Some(xid), request_id }),
+            // Whoever began it before may have asked for its commit.
+            Err(Trouble::Unsent) if !request_id.is_empty() => {
+                Err(Error::Unknown { xid: Some(xid), request_id })
+            }
             Err(Trouble::Unsent) => {
                 let reason = "the coordinator could not be reached to commit it".into();
                 Err(Error::Aborted { xid, reason, source: None })
@@ -134,32 +144,48 @@ impl Transaction {
     /// # Errors
     /// [`Error::Heuristic`] where a branch had committed on its own. Where the coordinator cannot be reached that is no
     /// error: nobody asks for commit, so it aborts at its timeout.
+    ///
+    /// With a request id, somebody may have begun the same transaction before and asked for its commit. Then
+    /// [`Error::Rejected`] says that it has committed, and [`Error::Unknown`] that it may have.
     pub async fn abort(mut self, reason: impl Into<String>) -> Result<(), Error> {
-        match self.end(reason.into()).await {
-            None | Some(Error::Aborted { .. }) => Ok(()),
-            Some(error) => Err(error),
-        }
+        self.end(reason.into()).await
     }
 
     /// Aborts, and says so with the failure that was the reason.
     pub(super) async fn abort_because(mut self, failure: Failure) -> Error {
         let reason = failure.to_string();
         match self.end(reason.clone()).await {
-            Some(error @ Error::Heuristic { .. }) => error,
-            _ => Error::Aborted { xid: self.xid, reason, source: failure.into_cause() },
+            Ok(()) => Error::Aborted { xid: self.xid, reason, source: failure.into_cause() },
+            Err(error) => {
+                tracing::warn!(xid = %self.xid, reason, %error, "could not be aborted");
+                error
+            }
         }
     }
 
-    /// What the coordinator said to the abort, if it could be reached.
-    async fn end(&mut self, reason: String) -> Option<Error> {
+    /// Asks for the abort. `Ok`: it is aborted, or will be.
+    async fn end(&mut self, reason: String) -> Result<(), Error> {
         self.ended = true;
-        let call = abort_call(self.xid, reason, self.wait);
+        let (xid, request_id) = (self.xid, &self.request_id);
+        let call = abort_call(xid, reason, self.wait);
         let answered = self.pipeline.call(call, Instant::now() + ABORT_TIMEOUT).await;
         if let Ok(Answer::Abort(done)) = answered {
-            return conclude(done.result, Some(self.xid), &self.request_id).err();
+            return match conclude(done.result, Some(xid), request_id) {
+                Err(Error::Aborted { .. }) => Ok(()),
+                Err(error) => Err(error),
+                Ok(_) => Err(Error::Rejected {
+                    code: Code::FailedPrecondition,
+                    reason: "COMMITTED".into(),
+                    message: format!("transaction {xid} has committed already"),
+                }),
+            };
         }
-        tracing::debug!(xid = %self.xid, "the abort was not answered; the timeout will do it");
-        None
+        tracing::debug!(%xid, "the abort was not answered; the timeout will do it");
+        if request_id.is_empty() {
+            return Ok(());
+        }
+        // Whoever began it before may have asked for its commit.
+        Err(Error::Unknown { xid: Some(xid), request_id: request_id.clone() })
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::doubts::{Doubts, Due};
 use crate::barrier::Completion;
 use crate::branch::{Branch, ClusterId, Horizon, ParticipantName, Protocol};
+use crate::crash_point;
 use crate::error::{Failure, Result, refuse};
 use crate::resource::{
     AnyResource, Cleaned, Granted, OnePhase, PhaseOne, Reservation, ReservationClass, Vote,
@@ -125,6 +126,7 @@ impl Engine {
         let _turn = Locks::lock(&self.locks, &asked.branch).await?;
         let branch = asked.branch.clone();
         let granted = self.resource.phase_one(self.admit(asked)?).await?;
+        crash_point!("vote-kept");
         if let Vote::Prepared(_) = granted.vote {
             self.hold(branch, granted.reservation);
         }
@@ -133,7 +135,9 @@ impl Engine {
 
     pub(crate) async fn commit(&self, branch: &Branch) -> Result<Completion> {
         let _turn = Locks::lock(&self.locks, branch).await?;
+        crash_point!("commit-received");
         let completion = self.resource.commit(branch).await?;
+        crash_point!("commit-applied");
         self.release(branch);
         Ok(completion)
     }
@@ -141,7 +145,9 @@ impl Engine {
     pub(crate) async fn rollback(&self, branch: &Branch) -> Result<Completion> {
         let _turn = Locks::lock(&self.locks, branch).await?;
         let cluster = self.cluster();
+        crash_point!("rollback-received");
         let completion = self.resource.rollback(branch, &cluster).await?;
+        crash_point!("rollback-applied");
         self.release(branch);
         Ok(completion)
     }
@@ -150,6 +156,7 @@ impl Engine {
         let _turn = Locks::lock(&self.locks, &asked.branch).await?;
         let branch = asked.branch.clone();
         let done = self.resource.commit_one_phase(self.admit(asked)?).await?;
+        crash_point!("one-phase-applied");
         self.release(&branch);
         Ok(done)
     }
@@ -230,6 +237,7 @@ impl Engine {
     /// Does what the coordinator answered. Results for branches that are in doubt no more are passed over.
     pub(crate) fn answered(self: &Arc<Self>, results: Vec<pb::InquiryResult>) {
         for result in results {
+            crash_point!("inquiry-answered");
             let answer = result.answer();
             let Ok(branch) = self.branch(&result.xid, &result.branch_id) else {
                 tracing::warn!(xid = result.xid, branch = result.branch_id, "answer names no branch");
@@ -265,6 +273,7 @@ impl Engine {
                 Decision::Commit => engine.commit(branch).await,
                 Decision::Abort | Decision::Expire => engine.rollback(branch).await,
             };
+            crash_point!("doubt-settled", if done.is_ok());
             let (xid, id) = (branch.xid(), branch.id());
             match done {
                 Ok(completion) => tracing::info!(%xid, branch = %id, ?decision, ?completion, "doubt settled"),
@@ -302,8 +311,11 @@ impl Engine {
             {
                 return;
             }
+            crash_point!("horizon-learnt");
             loop {
-                match engine.resource.forget_before(&horizon).await {
+                let cleaned = engine.resource.forget_before(&horizon).await;
+                crash_point!("rows-cleared", if cleaned.is_ok());
+                match cleaned {
                     Ok(Cleaned::Partly) => tokio::task::yield_now().await,
                     Ok(Cleaned::Wholly) => break *cleared = Some(horizon),
                     Err(failure) => break tracing::warn!(error = %failure, "barrier rows were not cleared"),

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use super::doubts::Due;
 use super::engine::{Decision, Engine};
 use super::link::Link;
+use crate::crash_point;
 
 /// Inquiries in one message; the protocol's limit.
 pub(super) const INQUIRIES_MAX: usize = 1000;
@@ -44,15 +45,19 @@ pub(super) async fn run(engine: Arc<Engine>, asker: Asker) {
         for due in engine.take_due(INQUIRIES_MAX) {
             match due {
                 Due::Cancel(branch) => engine.finish(branch, Decision::Expire),
-                Due::Ask { branch, expired } => inquiries.push(pb::Inquiry {
-                    xid: branch.xid().to_string(),
-                    branch_id: branch.id().to_string(),
-                    expired,
-                }),
+                Due::Ask { branch, expired } => {
+                    crash_point!("reservation-expired", if expired);
+                    inquiries.push(pb::Inquiry {
+                        xid: branch.xid().to_string(),
+                        branch_id: branch.id().to_string(),
+                        expired,
+                    });
+                }
             }
         }
         if !inquiries.is_empty() {
             asker.ask(&engine, inquiries);
+            crash_point!("inquiries-queued");
         }
         tokio::select! {
             () = engine.until_due() => {}

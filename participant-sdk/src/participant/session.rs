@@ -24,6 +24,7 @@ use crate::backoff::Backoff;
 use crate::batch::next_batch;
 use crate::branch::{Branch, ClusterId, Protocol};
 use crate::context::{self, Context};
+use crate::crash_point;
 use crate::error::{Failure, Result};
 use crate::network::Address;
 
@@ -198,8 +199,10 @@ impl Session {
             // Boxed, because a future of this size is dear to move.
             portion.push(Box::pin(async move {
                 let reply = answer(&engine, call, &caller).await;
+                crash_point!("reply-made");
                 // Where the stream is gone the call comes again on the next one.
                 let _ = outgoing.send(Outgoing::Reply(reply)).await;
+                crash_point!("reply-queued");
                 drop(permit);
             }));
             if portion.len() == together {
@@ -255,6 +258,7 @@ async fn hand_over_doubts(engine: Arc<Engine>) {
     loop {
         match engine.load_doubts().await {
             Ok(count) => {
+                crash_point!("doubts-loaded");
                 tracing::debug!(count, "in doubt at the opening of the session");
                 return engine.ask_about_all();
             }
@@ -285,6 +289,7 @@ impl Drop for AbortOnDrop {
 }
 
 async fn answer(engine: &Engine, mut call: pb::Call, caller: &Caller) -> pb::CallReply {
+    crash_point!("call-received");
     let (xid, branch_id) = (mem::take(&mut call.xid), mem::take(&mut call.branch_id));
     let operation = call.operation;
     let result = match engine.branch(&xid, &branch_id) {

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::crash_point;
 use crate::error::{Failure, Result};
 use crate::local::Keep;
 
@@ -75,6 +76,7 @@ fn run_group(db: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Resul
     for job in group {
         tx.execute_batch("SAVEPOINT assent")?;
         let keep = job.run(&tx);
+        crash_point!("handler-done", if keep == Keep::Writes);
         // SQLite ends the whole transaction by itself on errors such as a full disk. Going on would write outside it.
         // If so, this statement fails.
         tx.execute_batch(match keep {
@@ -83,7 +85,12 @@ fn run_group(db: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Resul
         })?;
         wrote |= keep == Keep::Writes;
     }
-    if wrote { tx.commit() } else { tx.rollback() }
+    if !wrote {
+        return tx.rollback();
+    }
+    tx.commit()?;
+    crash_point!("locally-committed");
+    Ok(())
 }
 
 trait Job: Send {

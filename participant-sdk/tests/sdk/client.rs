@@ -194,6 +194,46 @@ async fn dropped_transaction_is_aborted() {
 }
 
 #[tokio::test]
+async fn abort_of_what_another_life_of_the_initiator_has_committed_is_never_called_an_abort() {
+    let (coordinator, client) = client().await;
+    let mut pipeline = None;
+    // How the abort is answered, and how the same transaction ends that is begun again and fails half-way.
+    for (outcome, expected) in [
+        (Some(pb::Outcome::Committed), "has committed already"),
+        (Some(pb::Outcome::Unknown), "is not known"),
+        (None, "is not known"),
+        (Some(pb::Outcome::Aborted), "aborted: no thanks"),
+    ] {
+        let client = client.clone();
+        let running = tokio::spawn(async move {
+            let again = client.transaction("checkout").request_id("order-1");
+            again.run(async |_| Err::<(), _>(refuse("no thanks"))).await
+        });
+        let mut open = match pipeline.take() {
+            Some(open) => open,
+            None => coordinator.pipeline().await,
+        };
+        open.begin().await;
+        let (call, _) = open.abort().await;
+        match outcome {
+            Some(outcome) => {
+                let abort = pb::AbortResponse { result: Some(ended(outcome)) };
+                open.reply(call, Answer::Abort(abort)).await;
+            }
+            None => open.fail(call, tonic::Code::Internal).await,
+        }
+        let error = soon(running).await.unwrap().unwrap_err();
+        assert!(error.to_string().ends_with(expected), "{outcome:?}: {error}");
+        assert_eq!(
+            matches!(error, Error::Aborted { .. }),
+            outcome == Some(pb::Outcome::Aborted),
+            "{error:?}"
+        );
+        pipeline = Some(open);
+    }
+}
+
+#[tokio::test]
 async fn every_outcome_has_its_own_error() {
     let (coordinator, client) = client().await;
     let mut pipeline = None;

@@ -15,6 +15,7 @@ use std::path::Path;
 use sled::{Db, IVec};
 
 use super::data_dir::DataDir;
+use crate::crash_point;
 
 /// A frame's key, as it lies in the map.
 pub type RawKey = [u8; 13];
@@ -125,6 +126,7 @@ impl Medium for Sled {
 
     fn sync(&self) -> io::Result<()> {
         self.db.flush().map_err(into_io)?;
+        crash_point!("group-flushed");
         self.file.sync_data()
     }
 
