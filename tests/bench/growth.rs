@@ -2,12 +2,12 @@
 //! participant, and beyond what can be done at all.
 //!
 //! ```text
-//! cargo bench --all-features --bench growth -- live [--counts 1k,1M] [--seconds 3] [--rounds 5]
-//! cargo bench --all-features --bench growth -- restart [--count 1M]
-//! cargo bench --all-features --bench growth -- disk [--count 10M]
-//! cargo bench --all-features --bench growth -- branches [--seconds 3] [--rounds 5]
-//! cargo bench --all-features --bench growth -- dead [--count 10k] [--rate R] [--seconds 3] [--rounds 5]
-//! cargo bench --all-features --bench growth -- overload [--seconds 3] [--rounds 5]
+//! cargo bench --bench growth -- live [--counts 1k,1M] [--seconds 3] [--rounds 5]
+//! cargo bench --bench growth -- restart [--count 1M]
+//! cargo bench --bench growth -- disk [--count 10M]
+//! cargo bench --bench growth -- branches [--seconds 3] [--rounds 5]
+//! cargo bench --bench growth -- dead [--count 10k] [--rate R] [--seconds 3] [--rounds 5]
+//! cargo bench --bench growth -- overload [--seconds 3] [--rounds 5]
 //! ```
 //!
 //! Each prints one table. Coordinators are the real binary, in processes of their own, on logs in temporary directories;

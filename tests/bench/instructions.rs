@@ -1,8 +1,8 @@
 //! How many instructions the core and the store take for a transaction of two branches, held against stored figures.
 //!
 //! ```text
-//! cargo bench --all-features --bench instructions
-//! cargo bench --all-features --bench instructions -- --accept    # stores what is found
+//! cargo bench --bench instructions
+//! cargo bench --bench instructions -- --accept    # stores what is found
 //! ```
 //!
 //! It runs itself under callgrind, which counts; no clock is read, so it may run on a busy machine. It fails when a count
@@ -41,7 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STORED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/instructions.toml");
 const HEADER: &str = "\
 # Instructions for one transaction of two branches: see instructions.rs. This file is written by
-#     cargo bench --all-features --bench instructions -- --accept
+#     cargo bench --bench instructions -- --accept
 ";
 
 /// By how much a count may be off. What repeated runs differ by is far less.
@@ -118,7 +118,7 @@ fn judge(found: &BTreeMap<String, u64>) -> ExitCode {
         for line in off {
             eprintln!("  {line}");
         }
-        eprintln!("hint: if that is meant: cargo bench --all-features --bench instructions -- --accept");
+        eprintln!("hint: if that is meant: cargo bench --bench instructions -- --accept");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
