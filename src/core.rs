@@ -25,14 +25,14 @@
 //! What is here: [`words`](Protocol) and ids; [`Record`], what is written down; [`Transaction`], the fold of its
 //! records; [`Engine`], all transactions of a shard; one module per protocol for what is particular to it.
 
+#[cfg(model)]
+pub(crate) mod digest;
 mod doubt;
 mod engine;
 mod event;
-#[cfg(test)]
-mod harness;
+#[cfg(any(test, model))]
+pub(crate) mod harness;
 mod id;
-#[cfg(test)]
-mod properties;
 mod record;
 mod retry;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! All transactions of one shard.
 
 mod check;
+#[cfg(model)]
+mod digest;
 mod turn;
 
 use std::borrow::Cow;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
+#[cfg(model)]
+pub(super) use self::turn::COMPLETION_GRACE;
 use self::turn::Turn;
 use super::Map;
 use super::event::{
@@ -23,6 +27,7 @@ use super::transaction::{HISTORY_BYTES, Transaction};
 use super::words::{InquiryAnswer, Outcome, Wait};
 
 /// The state machines of all transactions: events in, steps out. See the [module](super) for how to drive it.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 pub struct Engine {
     ids: TxIdSource,
@@ -42,6 +47,7 @@ pub struct Engine {
 }
 
 /// A transaction of which nothing more is to come.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 struct Ended {
     history: Box<[u8]>,
@@ -50,6 +56,7 @@ struct Ended {
 }
 
 /// What transactions share while they take their turns.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 struct Desk {
     settings: EngineSettings,

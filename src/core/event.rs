@@ -157,6 +157,7 @@ impl LogWrite {
 }
 
 /// What the driver is to do.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 pub enum Action {
     Call(Call),
@@ -186,6 +187,7 @@ pub struct Call {
 }
 
 /// What a waiter is told.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 pub enum Answer {
     Begun { tx: TxId, timeout: Duration },

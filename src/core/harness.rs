@@ -1,6 +1,12 @@
 //! A driver for tests: an engine, a log that can lose its tail, and the promises that are checked at every step.
+//!
+//! Scenarios drive it step by step; the model check (`tests/model`) through everything that can happen. A promise that is
+//! broken is a panic that begins with the name of the property.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+#[cfg(model)]
+mod digest;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +20,7 @@ use super::{
 /// Above this many transactions the engine's own check, which looks at each, is left out.
 const CHECKED_MAX: usize = 64;
 
-pub(super) const SETTINGS: EngineSettings = EngineSettings {
+pub(crate) const SETTINGS: EngineSettings = EngineSettings {
     max_active: 100,
     max_branches: 8,
     call_timeout: Duration::from_secs(5),
@@ -25,8 +31,8 @@ pub(super) const SETTINGS: EngineSettings = EngineSettings {
 };
 
 /// One life of a coordinator after another, over one log.
-#[derive(Debug)]
-pub(super) struct Harness {
+#[derive(Clone, Debug)]
+pub(crate) struct Harness {
     pub engine: Engine,
     pub settings: EngineSettings,
     pub now: Now,
@@ -35,12 +41,12 @@ pub(super) struct Harness {
     /// Actions in order, some of which wait for a write.
     held: VecDeque<Held>,
     /// Per transaction, the position up to which the log must be durable before anything of it is told.
-    fences: HashMap<TxId, u64>,
+    fences: BTreeMap<TxId, u64>,
     promises: Promises,
 }
 
 /// An action that may be carried out once the log is durable up to a position.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     fence: u64,
     subject: Option<TxId>,
@@ -50,7 +56,7 @@ struct Held {
 }
 
 /// A log as the driver's rule 2 describes it: ordered, and only its synced prefix survives for certain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Log {
     durable: BTreeMap<TxId, Bytes>,
     unsynced: VecDeque<LogWrite>,
@@ -58,14 +64,16 @@ struct Log {
 }
 
 /// What was told, and so must never be contradicted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Promises {
     /// The decision to commit was durable at some time.
-    commit_durable: HashSet<TxId>,
-    delegated: HashSet<TxId>,
+    commit_durable: BTreeSet<TxId>,
+    /// A heuristic outcome was.
+    heuristic_durable: BTreeSet<TxId>,
+    delegated: BTreeSet<TxId>,
     /// What branches were told in phase two.
-    phase_two: HashMap<TxId, Operation>,
-    outcomes: HashMap<TxId, Outcome>,
+    phase_two: BTreeMap<TxId, Operation>,
+    outcomes: BTreeMap<TxId, Outcome>,
 }
 
 impl Harness {
@@ -78,7 +86,7 @@ impl Harness {
             epoch,
             log: Log::default(),
             held: VecDeque::new(),
-            fences: HashMap::new(),
+            fences: BTreeMap::new(),
             promises: Promises::default(),
         }
     }
@@ -90,8 +98,17 @@ impl Harness {
     }
 
     /// What was handed in, without its actions.
-    pub fn submit_step(&mut self, mut step: Step) -> Step {
+    pub fn submit_step(&mut self, step: Step) -> Step {
         self.check_replay(&step);
+        let step = self.submit_unchecked(step);
+        if self.engine.counts().active + self.engine.counts().retained <= CHECKED_MAX {
+            self.engine.check();
+        }
+        step
+    }
+
+    /// The same, where each state is checked that is reached, and not each step.
+    pub fn submit_unchecked(&mut self, mut step: Step) -> Step {
         self.log.unsynced.extend(step.log.iter().cloned());
         let end = self.log.synced + self.log.unsynced.len() as u64;
         if step.durability == Durability::Forced
@@ -104,9 +121,6 @@ impl Harness {
         let subject = step.subject;
         let decision = subject.and_then(|tx| self.engine.get(tx)).and_then(|tx| tx.decision);
         self.held.extend(actions.into_iter().map(|action| Held { fence, subject, decision, action }));
-        if self.engine.counts().active + self.engine.counts().retained <= CHECKED_MAX {
-            self.engine.check();
-        }
         step
     }
 
@@ -140,6 +154,16 @@ impl Harness {
     /// Ends this life; of the writes that are not durable the first `kept` survive. The next life takes the log back and
     /// resumes; returns the steps that this made, their actions in [`Harness::released`] once synced.
     pub fn crash(&mut self, kept: usize) -> Vec<Step> {
+        let resumable = self.restart(kept);
+        let steps: Vec<_> =
+            resumable.into_iter().map(|tx| self.engine.handle(self.now, Event::Resume { tx })).collect();
+        let steps = steps.into_iter().map(|step| self.submit_step(step)).collect();
+        self.engine.check();
+        steps
+    }
+
+    /// The same without the resumption: the transactions to go on with.
+    pub fn restart(&mut self, kept: usize) -> Vec<TxId> {
         self.held.clear();
         self.fences.clear();
         self.log.keep(kept, &mut self.promises);
@@ -151,31 +175,33 @@ impl Harness {
         for (tx, value) in &self.log.durable {
             self.engine.replay(self.now, *tx, value.to_vec()).expect("what was written can be read");
         }
-        let resumable = self.engine.resumable();
-        let steps: Vec<_> =
-            resumable.into_iter().map(|tx| self.engine.handle(self.now, Event::Resume { tx })).collect();
-        let steps = steps.into_iter().map(|step| self.submit_step(step)).collect();
-        self.engine.check();
-        steps
+        self.engine.resumable()
     }
 
     pub fn pass(&mut self, span: Duration) {
         self.now.mono = self.now.mono + span;
-        self.now.wall.0 += u64::try_from(span.as_millis()).unwrap();
+        self.now.wall.0 += u64::try_from(span.as_millis()).expect("it is no age");
     }
 
     /// The next timer that is due, handled. Call until it returns `None`.
     pub fn due(&mut self) -> Option<Step> {
-        if let Some(tx) = self.engine.pop_due(self.now.mono) {
-            let step = self.submit(Event::Due { tx });
-            let next = self.engine.get(tx).and_then(|tx| tx.live.timer);
-            assert!(next.is_none_or(|at| at > self.now.mono), "{tx} is due again at once: a busy loop");
-            return Some(step);
-        }
-        let step = self.engine.evict(self.now.mono);
-        (!step.log.is_empty()).then(|| self.submit_step(step))
+        let step = self.due_step()?;
+        let step = self.submit_step(step);
+        let next = step.subject.and_then(|tx| self.engine.get(tx)).and_then(|tx| tx.live.timer);
+        assert!(next.is_none_or(|at| at > self.now.mono), "{step:?} is due again at once: a busy loop");
+        Some(step)
     }
 
+    /// The same, neither submitted nor checked.
+    pub fn due_step(&mut self) -> Option<Step> {
+        if let Some(tx) = self.engine.pop_due(self.now.mono) {
+            return Some(self.engine.handle(self.now, Event::Due { tx }));
+        }
+        let step = self.engine.evict(self.now.mono);
+        (!step.log.is_empty()).then_some(step)
+    }
+
+    /// What the log holds for certain, by transaction.
     pub fn durable(&self) -> &BTreeMap<TxId, Bytes> {
         &self.log.durable
     }
@@ -183,14 +209,25 @@ impl Harness {
     /// Its records replay to what the engine holds.
     fn check_replay(&self, step: &Step) {
         let Some(live) = step.subject.and_then(|tx| self.engine.get(tx)) else { return };
-        let replayed = Transaction::replay(live.id, live.history.clone()).expect("its records decode");
-        assert_eq!(lasting(&replayed), lasting(&live), "a replay differs");
+        check_fold(&live);
         let put = step.log.iter().rev().find_map(|write| match write {
             LogWrite::Put { tx, value } if *tx == live.id => Some(value),
             LogWrite::Put { .. } | LogWrite::Remove { .. } => None,
         });
         assert!(put.is_none_or(|value| *value == live.history), "the log gets all records so far");
     }
+
+    /// What must hold in every state, unless a transaction is still to be resumed.
+    pub fn check(&self) {
+        self.engine.check();
+        self.engine.list(None, CHECKED_MAX, |_any| true).0.iter().for_each(|tx| check_fold(tx));
+    }
+}
+
+/// Its records replay to what it is.
+fn check_fold(live: &Transaction) {
+    let replayed = Transaction::replay(live.id, live.history.clone()).expect("its records decode");
+    assert_eq!(lasting(&replayed), lasting(live), "a replay differs");
 }
 
 /// What of a transaction must survive a restart. That phase one was called need not.
@@ -219,10 +256,7 @@ impl Log {
             self.synced += 1;
             match write {
                 LogWrite::Put { tx, value } => {
-                    let is_commit = |what| matches!(what, What::Decided { decision: Decision::Commit, .. });
-                    if super::Record::decode_all(&value).any(|record| is_commit(record.unwrap().what)) {
-                        promises.commit_durable.insert(tx);
-                    }
+                    promises.durable(tx, &value);
                     self.durable.insert(tx, value);
                 }
                 LogWrite::Remove { tx } => {
@@ -234,6 +268,18 @@ impl Log {
 }
 
 impl Promises {
+    fn durable(&mut self, tx: TxId, history: &[u8]) {
+        for record in super::Record::decode_all(history) {
+            match record.expect("its own records decode").what {
+                What::Decided { decision: Decision::Commit, .. } => drop(self.commit_durable.insert(tx)),
+                What::Ended { outcome: Outcome::Mixed | Outcome::Hazard } => {
+                    self.heuristic_durable.insert(tx);
+                }
+                _other => {}
+            }
+        }
+    }
+
     fn check(&mut self, held: &Held) {
         match &held.action {
             Action::Call(call) => {
@@ -243,7 +289,7 @@ impl Promises {
                     Operation::Commit => {
                         assert!(
                             self.commit_durable.contains(&call.tx),
-                            "commit called before it was durable"
+                            "stability: commit was called before it was durable"
                         );
                     }
                     Operation::Rollback => {}
@@ -251,22 +297,26 @@ impl Promises {
                 let phase_two = matches!(call.operation, Operation::Commit | Operation::Rollback);
                 if phase_two && held.decision.is_some() {
                     let told = *self.phase_two.entry(call.tx).or_insert(call.operation);
-                    assert_eq!(told, call.operation, "both directions were called");
+                    assert_eq!(told, call.operation, "stability: both directions were called");
                 }
             }
             Action::Answer { answer: Answer::Ended(result), .. } => {
                 if let Some(outcome) = result.outcome {
                     self.outcome_told(result.tx, outcome);
+                    assert!(
+                        !outcome.is_heuristic() || self.heuristic_durable.contains(&result.tx),
+                        "stability: {outcome:?} was told before it was durable"
+                    );
                     let empty = result.branches.iter().all(|branch| branch.state == BranchState::ReadOnly);
                     assert!(
                         outcome != Outcome::Committed || empty || self.may_tell_commit(result.tx),
-                        "committed was told before it was durable"
+                        "stability: committed was told before it was durable"
                     );
                 }
             }
             Action::Answer { answer: Answer::Inquiry(InquiryAnswer::Commit), .. } => {
                 let tx = held.subject.expect("a commit is of a known transaction");
-                assert!(self.may_tell_commit(tx), "commit was answered before it was durable");
+                assert!(self.may_tell_commit(tx), "stability: commit was answered before it was durable");
             }
             Action::Answer { .. } | Action::Publish(_) => {}
         }
@@ -281,7 +331,7 @@ impl Promises {
         match (self.outcomes.get(&tx), outcome) {
             (_, Outcome::Mixed | Outcome::Hazard) => {}
             (Some(Outcome::Committed), Outcome::Aborted) | (Some(Outcome::Aborted), Outcome::Committed) => {
-                panic!("{tx} was {:?} and now is {outcome:?}", self.outcomes[&tx]);
+                panic!("stability: {tx} was {:?} and now is {outcome:?}", self.outcomes[&tx]);
             }
             (_, Outcome::Committed | Outcome::Aborted) => drop(self.outcomes.insert(tx, outcome)),
         }

@@ -112,6 +112,7 @@ text_type!(RequestId, REQUEST_ID);
 text_type!(Label, LABEL);
 
 /// Makes the ids of one engine: strictly increasing, whatever the wall clock does.
+#[cfg_attr(any(test, model), derive(Clone))]
 #[derive(Debug)]
 pub struct TxIdSource {
     epoch: Epoch,

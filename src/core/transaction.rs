@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
-use super::event::{BranchResult, Replica, TransactionResult, Waiter};
+use super::event::{BranchResult, PhaseOne, Replica, TransactionResult, Waiter};
 use super::id::{BranchId, Label, ParticipantName, TxId};
 use super::record::{BranchIndex, DecodeError, Enlisted, Record, Request, What};
 use super::time::{Timestamp, WallTime};
@@ -108,6 +108,8 @@ struct Rare {
     endpoint: Option<SmolStr>,
     reason: SmolStr,
     last_error: SmolStr,
+    /// It refused to commit in one phase, but another call of it may still be on its way.
+    refusal: Option<PhaseOne>,
 }
 
 /// Whether a branch is being called.
@@ -402,6 +404,23 @@ impl Branch {
         self.rare.as_ref().map_or("", |rare| &rare.last_error)
     }
 
+    /// Whether another call than the last may still arrive; that of an earlier life, too.
+    pub(super) fn was_called_before(&self) -> bool {
+        self.first_called.is_none() || (self.attempts > 1 && !self.untouched)
+    }
+
+    pub(super) fn has_refused_once(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.refusal.is_some())
+    }
+
+    pub(super) fn set_refusal(&mut self, refusal: PhaseOne) {
+        self.rare.get_or_insert_default().refusal = Some(refusal);
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<PhaseOne> {
+        self.rare.as_mut()?.refusal.take()
+    }
+
     fn set_reason(&mut self, reason: SmolStr) {
         if reason != self.reason() {
             self.rare.get_or_insert_default().reason = reason;
@@ -432,7 +451,9 @@ impl Branch {
     pub(super) fn pending_operation(&self, delegated: bool, overdue: bool) -> Option<Operation> {
         match self.state {
             // Past the deadline, a rollback is the question that has an answer: see `two_phase`.
-            BranchState::Preparing if delegated && overdue => Some(Operation::Rollback),
+            BranchState::Preparing if delegated && (overdue || self.has_refused_once()) => {
+                Some(Operation::Rollback)
+            }
             BranchState::Preparing if delegated => Some(Operation::CommitOnePhase),
             BranchState::Preparing => Some(Operation::PhaseOne),
             BranchState::Committing => Some(Operation::Commit),

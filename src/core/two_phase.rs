@@ -6,6 +6,9 @@
 //! deadline the call is repeated, which is harmless. After it, a rollback is sent as the question: a branch that has
 //! committed answers that it has, and any other is rolled back for good.
 //!
+//! A refusal is final if there was one call only. Where there were more, another one may still be on its way to a participant
+//! that keeps no trace of what it refused, and be carried out: so the same rollback comes first, which bars it.
+//!
 //! A coordinator that restarts has forgotten a delegated transaction, which harms nobody: no other branch hangs on it.
 //! Only where the initiator gave a request id, and so may ask again for the same transaction, or where the log has its
 //! enlistment already, and so a restart would take it for undecided, is it made durable first.

@@ -43,8 +43,8 @@ impl Engine {
     }
 
     /// Panics if anything is left that an ended transaction should have given back.
-    #[cfg(test)]
-    pub(in crate::core) fn check_idle(&self) {
+    #[cfg(any(test, model))]
+    pub(crate) fn check_idle(&self) {
         self.check();
         let open: Vec<_> = self.transactions.values().filter(|tx| tx.outcome.is_none()).collect();
         assert!(open.is_empty(), "not ended: {open:#?}");

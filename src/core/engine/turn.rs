@@ -19,7 +19,7 @@ use crate::core::{tcc, two_phase};
 
 /// How long after its decision a transaction answers those who wait for completion, even when its deadline has
 /// passed: time for the common case, in which the branches answer at once.
-const COMPLETION_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const COMPLETION_GRACE: Duration = Duration::from_secs(1);
 
 /// A transaction, while it takes an event.
 pub(super) struct Turn<'a> {

@@ -180,15 +180,25 @@ impl Turn<'_> {
 
     pub(super) fn delegated_vote(&mut self, index: BranchIndex, operation: Operation, result: PhaseOne) {
         match result.vote {
-            Vote::Refused => {
-                self.voted(index, result, Granted::Called(self.now.mono));
-                self.progress();
+            // One of several calls may still be on its way, and would be carried out: so a rollback bars it first.
+            Vote::Refused if self.tx.branch(index).was_called_before() => {
+                if !self.tx.branch(index).has_refused_once() {
+                    self.settle(index);
+                    self.tx.branch_mut(index).set_refusal(result);
+                    self.call(index);
+                }
             }
+            Vote::Refused => self.delegate_refused(index, result),
             Vote::Prepared | Vote::ReadOnly => {
                 let error = SmolStr::new_static("answered a commit in one phase with a vote");
                 self.failed(index, operation, error, FailureKind::Unknown);
             }
         }
+    }
+
+    fn delegate_refused(&mut self, index: BranchIndex, result: PhaseOne) {
+        self.voted(index, result, Granted::Called(self.now.mono));
+        self.progress();
     }
 
     pub(super) fn delegated_completion(
@@ -204,6 +214,11 @@ impl Turn<'_> {
             return self.failed(index, operation, error, FailureKind::Unknown);
         };
         self.settle(index);
+        if decided == Ok(Decision::Abort)
+            && let Some(refused) = self.tx.branch_mut(index).take_refusal()
+        {
+            return self.delegate_refused(index, refused);
+        }
         self.tx.branch_mut(index).content = Content::Reply(reply);
         match decided {
             Ok(Decision::Commit) => {
