@@ -156,7 +156,9 @@ impl<F: WitnessFile> Witness<F> {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        self.revision += 1;
+        // Nobody has written so many; but after the last one the next would be taken for the oldest.
+        let next = self.revision.checked_add(1);
+        self.revision = next.ok_or_else(|| io::Error::other("the witness has no revisions left"))?;
         self.file.write_all_at(&encode(self.revision, &self.claim), (self.revision & 1) * SLOT_STRIDE)
     }
 }
@@ -208,8 +210,6 @@ impl Slot {
             durable: u64_at(bytes, 52),
             sum: u32_at(bytes, 60),
         };
-        let revision = u64_at(bytes, 12);
-        // There is none after the last one: the next would be the oldest. Nobody has written so many.
-        if revision == u64::MAX { Slot::Broken } else { Slot::Valid { revision, claim } }
+        Slot::Valid { revision: u64_at(bytes, 12), claim }
     }
 }
