@@ -93,6 +93,13 @@ impl Stage {
         poll("transfers are begun", || (self.begun.load(Ordering::Relaxed) >= enough).then_some(())).await;
     }
 
+    /// Waits until the history is so many bytes longer: a transfer that begins and ends takes some 400.
+    pub async fn until_recorded(&self, bytes: u64) {
+        let length = || std::fs::metadata(&self.chapter.file).unwrap().len();
+        let enough = length() + bytes;
+        poll("the history goes on", || (length() >= enough).then_some(())).await;
+    }
+
     /// Writes a fault down: before it is done.
     pub fn fault(&self, what: &str, ended: Option<&str>) {
         let fault = Record::Fault { what: what.to_owned(), ended: ended.map(str::to_owned) };
