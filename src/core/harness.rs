@@ -142,11 +142,13 @@ impl Harness {
     }
 
     /// Whether actions wait for a sync.
+    #[cfg(model)]
     pub fn holds_actions(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// How many writes a crash could lose.
+    #[cfg(model)]
     pub fn unsynced(&self) -> usize {
         self.log.unsynced.len()
     }
@@ -218,6 +220,7 @@ impl Harness {
     }
 
     /// What must hold in every state, unless a transaction is still to be resumed.
+    #[cfg(model)]
     pub fn check(&self) {
         self.engine.check();
         self.engine.list(None, CHECKED_MAX, |_any| true).0.iter().for_each(|tx| check_fold(tx));

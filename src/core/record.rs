@@ -408,8 +408,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn one_of_each() -> Vec<Record> {
@@ -482,21 +480,19 @@ mod tests {
         assert_eq!(error, DecodeError::Kind { at: 0, kind: 99 });
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Record::decode_all(&bytes).count();
+    #[test]
+    fn damaged_records_are_decoded_or_refused() {
+        let mut bytes = Vec::new();
+        for record in one_of_each() {
+            record.encode(&mut bytes);
         }
-
-        #[test]
-        fn damaged_records_are_decoded_or_refused(at in 0_usize..1_000, with in any::<u8>()) {
-            let mut bytes = Vec::new();
-            for record in one_of_each() {
-                record.encode(&mut bytes);
+        for at in 0..bytes.len() {
+            let _ = Record::decode_all(&bytes[..at]).count();
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let _ = Record::decode_all(&bytes).count();
+                bytes[at] ^= 1 << bit;
             }
-            let at = at % bytes.len();
-            bytes[at] ^= with;
-            let _ = Record::decode_all(&bytes).count();
         }
     }
 }
