@@ -55,6 +55,9 @@ pub fn small() -> Vec<Plan> {
             .run([database.clone().voting(ANY_VOTE), willing.clone().voting(READS_OR_WRITES)])
             .limits(NO_TROUBLE),
         plan("2pc, operator").run([two_phases.clone()]).limits(Limits { operator: 2, ..ONE_CRASH }),
+        plan("2pc, three branches")
+            .run([willing.clone(), willing.clone(), willing.clone()])
+            .limits(NO_TROUBLE),
         plan("2pc, interactive").interactive([database.clone(), willing.clone()]).limits(Limits {
             repeats: 1,
             aborts: 1,
@@ -97,9 +100,7 @@ pub fn large() -> Vec<Plan> {
             .interactive([Nature::impatient().willing(), holding.clone().willing()])
             .limits(NO_TROUBLE),
         plan("large: mixed").run([database.clone(), reserving.clone()]).limits(ONE_CRASH),
-        plan("large: 2pc, three branches")
-            .run([willing.clone(), willing.clone(), willing])
-            .limits(NO_TROUBLE),
+        plan("large: 2pc, three branches").run([willing.clone(), willing.clone(), willing]).limits(ONE_CRASH),
     ]
 }
 
