@@ -93,7 +93,9 @@ impl Key {
         let (b'g', number) = key.split_first().ok_or_else(unknown)? else { return Err(unknown()) };
         let (group, chunk) = number.split_first_chunk().ok_or_else(unknown)?;
         let chunk = chunk.try_into().map_err(|_| unknown())?;
-        Ok(Key { group: u64::from_be_bytes(*group), chunk: u32::from_be_bytes(chunk) })
+        let key = Key { group: u64::from_be_bytes(*group), chunk: u32::from_be_bytes(chunk) };
+        // Each has a next one: nobody writes as many.
+        if key.group == u64::MAX || key.chunk == u32::MAX { Err(unknown()) } else { Ok(key) }
     }
 
     /// Puts a part of a group's content into a frame that belongs here.
@@ -297,6 +299,13 @@ mod tests {
             let (opened, found) = open(&found).unwrap();
             assert_eq!(opened, header);
             assert_eq!(found.collect::<Option<Vec<_>>>().unwrap(), entries, "{length}");
+        }
+    }
+
+    #[test]
+    fn keys_after_which_none_can_come_are_refused() {
+        for key in [Key { group: u64::MAX, chunk: 0 }, Key { group: 1, chunk: u32::MAX }] {
+            assert!(matches!(Key::decode(&key.encode()), Err(Damage::UnknownKey(_))), "{key}");
         }
     }
 
