@@ -237,11 +237,8 @@ impl Carrier {
         let Some(job) = self.waiting.remove(&answer.call_id) else { return };
         let unknown = || {
             let message = "the answer is of a kind that this version does not know".to_owned();
-            Answer::Error(pb::PipelineError {
-                code: Code::Unimplemented.into(),
-                message,
-                ..Default::default()
-            })
+            // It was answered, so it was carried out, perhaps: no code that promises the contrary.
+            Answer::Error(pb::PipelineError { code: Code::Unknown.into(), message, ..Default::default() })
         };
         // A caller that gave up has drawn its conclusion.
         let _ = job.caller.send((answer.answer.unwrap_or_else(unknown), job.call));

@@ -107,6 +107,19 @@ async fn answer_about_another_transaction_says_nothing_of_this_one() {
 }
 
 #[tokio::test]
+async fn answer_of_an_unknown_kind_leaves_the_outcome_unknown() {
+    let (coordinator, client) = client().await;
+    let running = tokio::spawn(async move { client.transaction("").run(async |_| Ok(())).await });
+    let mut pipeline = coordinator.pipeline().await;
+    pipeline.begin().await;
+    let (call_id, _) = pipeline.commit().await;
+    let of_a_later_version = pb::PipelineAnswer { call_id, answer: None };
+    pipeline.send(pb::PipelineResponse { answers: vec![of_a_later_version] }).await;
+    let told = soon(running).await.unwrap();
+    assert!(matches!(told, Err(Error::Unknown { xid: Some(xid), .. }) if xid == tx(XID)), "{told:?}");
+}
+
+#[tokio::test]
 async fn closure_that_ends_well_commits() {
     let (coordinator, client) = client().await;
     // In a task of its own: the future can be sent.
