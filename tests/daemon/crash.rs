@@ -41,7 +41,7 @@ const HASTE: [&str; 4] =
 async fn no_kill_splits_a_transaction() {
     let kills = std::env::var("ASSENT_TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let mut stage = Stage::open(Coordinator::start(&HASTE)).await;
-    let seed = u64::from(std::process::id());
+    let seed = seed();
     let mut random = Random(seed);
     let mut victims = [0; 3];
     for first in (1..=kills).step_by(usize::try_from(KILLS_PER_CHAPTER).unwrap()) {
@@ -136,6 +136,11 @@ impl Random {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
     }
+}
+
+/// What random instants follow from; `ASSENT_TEST_SEED` asks for others.
+pub fn seed() -> u64 {
+    std::env::var("ASSENT_TEST_SEED").map_or(1, |seed| seed.parse().unwrap())
 }
 
 #[expect(clippy::print_stderr, reason = "the test runner shows it where it is asked to")]

@@ -269,9 +269,10 @@ fn a_coordinator_that_dies_at_its_first_start_can_be_started_again() {
 async fn serving(stage: &mut Stage, case: &Case) {
     stage.kill9_coordinator();
     stage.coordinator.set_environment(&[(assent_sdk::crash::CRASH_AT, &case.crash_at())]);
+    let log_before = stage.coordinator.log().len();
     stage.coordinator.relaunch();
     let load = stage.load(6);
-    coordinator_dies(stage, case).await;
+    coordinator_dies(stage, case, log_before).await;
     stage.coordinator.set_environment(&[]);
     go_on(case).await;
     stage.coordinator.relaunch();
@@ -280,20 +281,23 @@ async fn serving(stage: &mut Stage, case: &Case) {
 
 async fn starting(stage: &mut Stage, case: &Case) {
     let load = stage.load(12);
+    let mut log_before = 0;
     for start in 1.. {
         stage.until_begun(24).await;
         stage.kill9_coordinator();
         stage.coordinator.set_environment(&[(assent_sdk::crash::CRASH_AT, &case.crash_at())]);
+        log_before = stage.coordinator.log().len();
         stage.coordinator.relaunch();
         if !stage.is_ready_or_dead().await {
             break;
         }
         assert!(start < STARTS, "{case:?}: it started {STARTS} times and did not come to its point");
     }
-    coordinator_dies(stage, case).await;
+    coordinator_dies(stage, case, log_before).await;
     if case.again {
+        let log_before = stage.coordinator.log().len();
         stage.coordinator.relaunch();
-        coordinator_dies(stage, case).await;
+        coordinator_dies(stage, case, log_before).await;
     }
     stage.coordinator.set_environment(&[]);
     go_on(case).await;
@@ -356,7 +360,8 @@ async fn initiator(stage: &mut Stage, case: &Case) {
     load.stop().await;
 }
 
-async fn coordinator_dies(stage: &mut Stage, case: &Case) {
+/// `log_before`: how much it had logged before the life that ends here.
+async fn coordinator_dies(stage: &mut Stage, case: &Case, log_before: usize) {
     let started = Instant::now();
     let ended = loop {
         if let Some(ended) = stage.coordinator.ended() {
@@ -366,7 +371,7 @@ async fn coordinator_dies(stage: &mut Stage, case: &Case) {
         tokio::time::sleep(POLL_INTERVAL).await;
     };
     stage.fault(&format!("the coordinator died at {}", case.crash_at()), None);
-    died(ended, &stage.coordinator.log(), case);
+    died(ended, &stage.coordinator.log()[log_before..], case);
 }
 
 /// The process is dead, by its own hand, and at that point.

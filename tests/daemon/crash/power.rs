@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::disk::Disk;
 use super::stage::Stage;
-use super::{HASTE, Random, report};
+use super::{HASTE, Random, report, seed};
 use crate::coordinator::{Coordinator, assent};
 
 const CUTS: usize = 10;
@@ -30,7 +30,7 @@ async fn cut_and_cut_again(file_system: &str) {
     let witness = data_dir.join("witness");
     let small = ["--set", "storage.min_free=1 MiB", "--set", "storage.ballast=1 MiB"];
     let mut stage = Stage::open(Coordinator::start_on(data_dir, &[HASTE, small].concat())).await;
-    let seed = u64::from(std::process::id());
+    let seed = seed();
     let mut random = Random(seed);
     for cut in 1..=cuts {
         // Nothing was decided in this life, so this is what its start has synced.

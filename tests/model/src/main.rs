@@ -24,6 +24,10 @@ fn main() -> ExitCode {
             let mut plans = configurations::small();
             plans.extend(configurations::large());
             plans.retain(|plan| plan.name == name);
+            if plans.is_empty() {
+                println!("no configuration is called {name:?}");
+                return usage();
+            }
             report::explore_all(&plans, |line| println!("{line}"))
         }
         ["simulate", "--seeds", count] => match count.parse() {

@@ -167,7 +167,15 @@ impl Search<'_> {
             after
         });
         match onward {
-            Ok(after) => harvest.onward.push((from, after.fingerprint(digest))),
+            Ok(after) => {
+                let to = after.fingerprint(digest);
+                if to == from && !steps.is_empty() {
+                    let text = "termination: what is left to do here changes nothing, for ever".to_owned();
+                    harvest.breaches.push((from, steps, Breach::new(text)));
+                } else {
+                    harvest.onward.push((from, to));
+                }
+            }
             Err(breach) => harvest.breaches.push((from, steps, breach)),
         }
     }

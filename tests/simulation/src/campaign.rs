@@ -60,7 +60,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if over {
                 return Ok(());
             }
-            let outcome = cage.run(args, seed, &history)?;
+            let outcome = match cage.run(args, seed, &history) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    return Err(
+                        error.context(format!("its history is in {}", keep(&history, seed)?.display()))
+                    );
+                }
+            };
             if !outcome.breaches.is_empty() {
                 let kept = keep(&history, seed)?;
                 for breach in &outcome.breaches {

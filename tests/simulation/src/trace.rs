@@ -17,6 +17,11 @@ pub fn print(orders: Orders) -> anyhow::Result<ExitCode> {
         .with_target("assent_sdk", LevelFilter::DEBUG);
     let lines = tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(|| Line);
     tracing_subscriber::registry().with(lines).with(targets).init();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        world::panicked(panic);
+        usual(panic);
+    }));
     let outcome = run(orders);
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in with(|world| std::mem::take(&mut world.trace)) {

@@ -131,6 +131,18 @@ pub fn try_note(what: impl Display) {
     });
 }
 
+/// A panic anywhere, also in a task that nobody waits for.
+pub fn panicked(what: impl Display) {
+    let host = who();
+    WORLD.with(|world| {
+        if let Ok(mut world) = world.try_borrow_mut()
+            && let Some(world) = world.as_mut()
+        {
+            world.breach(format!("{host} panicked: {what}"));
+        }
+    });
+}
+
 /// The name of the host whose turn it is.
 pub fn who() -> &'static str {
     let host = RUNNING.get();
