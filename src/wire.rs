@@ -12,6 +12,7 @@ use std::time::Duration;
 use assent_proto::v1 as pb;
 use bytes::Bytes;
 use smol_str::SmolStr;
+use tracing::warn;
 
 pub use self::request::{abort, begin, commit, enlist, given_reason, run};
 pub use self::transaction::{History, result_to_pb, timestamp, transaction_to_pb};
@@ -162,9 +163,14 @@ pub fn phase_one(result: pb::PhaseOneResult, limits: &Limits) -> Result<PhaseOne
     })
 }
 
-/// The reply to a call of phase two. One that is too large is left out: that the call is done it does not change.
-pub fn reply_to_completion(reply: Bytes, limits: &Limits) -> Bytes {
-    if reply.len() <= limits.max_payload { reply } else { Bytes::new() }
+/// The reply to a commit in one phase. One that is too large is left out: that the call is done it does not change.
+pub fn reply_to_completion(reply: Bytes, participant: &ParticipantName, limits: &Limits) -> Bytes {
+    let (bytes, limit) = (reply.len(), limits.max_payload);
+    if bytes <= limit {
+        return reply;
+    }
+    warn!(%participant, bytes, limit, "left out a reply that is larger than limits.max_payload; the call it answers is done");
+    Bytes::new()
 }
 
 /// A branch to be enlisted, with its vote if it has one.

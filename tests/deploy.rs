@@ -133,7 +133,7 @@ fn the_image_copies_all_that_the_build_needs_and_nothing_that_is_not_there() {
     let members = manifest["workspace"]["members"].as_array().unwrap();
     let members = members.iter().map(|member| member.as_str().unwrap());
     for needed in members.chain(["src", "Cargo.toml", "Cargo.lock"]) {
-        assert!(copied.iter().any(|source| source == Path::new(needed)), "{needed} is not copied");
+        assert!(copied.iter().any(|source| Path::new(needed).starts_with(source)), "{needed} is not copied");
     }
 }
 

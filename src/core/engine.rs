@@ -38,7 +38,7 @@ pub struct Engine {
     requests: Map<RequestId, TxId>,
     /// All that are known, in order; ids that are gone stay until the queue is swept.
     known: VecDeque<TxId>,
-    /// The same for those that have not ended.
+    /// The same for those that hold the horizon.
     open: VecDeque<TxId>,
     /// Ended, to be forgotten at that time.
     retained: VecDeque<(Timestamp, TxId)>,
@@ -244,6 +244,8 @@ impl Engine {
         }
         if transaction.outcome.is_none() {
             self.desk.active += 1;
+        }
+        if transaction.holds_horizon() {
             self.open.push_back(id);
         }
         transaction.live.asleep = transaction.outcome.is_none();
@@ -256,7 +258,8 @@ impl Engine {
         self.known.make_contiguous().sort_by_key(|id| id.order());
         self.open.make_contiguous().sort_by_key(|id| id.order());
         self.retained.make_contiguous().sort_by_key(|(at, _)| *at);
-        self.open.iter().copied().collect()
+        let goes_on = |id: &TxId| self.transactions.get(id).is_some_and(|tx| tx.outcome.is_none());
+        self.open.iter().copied().filter(goes_on).collect()
     }
 
     pub fn get(&self, tx: TxId) -> Option<Cow<'_, Transaction>> {
@@ -291,10 +294,10 @@ impl Engine {
         (page, None)
     }
 
-    /// Every transaction that began before this has ended.
+    /// Every transaction that began before this has ended, and is not in doubt.
     pub fn horizon(&mut self) -> TxOrder {
         while let Some(id) = self.open.front()
-            && self.transactions.get(id).is_none_or(|tx| tx.outcome.is_some())
+            && self.transactions.get(id).is_none_or(|tx| !tx.holds_horizon())
         {
             self.open.pop_front();
         }

@@ -195,6 +195,11 @@ impl Transaction {
         }
     }
 
+    /// Its participants must keep what they know of it. Of one in doubt that may be the only trace of a decision that the log lost.
+    pub(super) fn holds_horizon(&self) -> bool {
+        self.outcome.is_none() || (self.doubted && self.decision.is_none())
+    }
+
     /// The records that made it what it is.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         Record::decode_all(&self.history).map(|record| record.expect("its own records decode"))

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{failed, not_sent};
 use crate::coordinator::Coordinator;
-use crate::core::{Call, Event, FailureKind, Operation, Protocol, Report};
+use crate::core::{Call, Event, FailureKind, Operation, ParticipantName, Protocol, Report};
 use crate::wire::{self, Invalid, Limits};
 
 /// How often an idle connection is checked: half-open ones are found within twice that.
@@ -120,7 +120,7 @@ impl Dialer {
             Operation::CommitOnePhase => {
                 let request = pb::CommitOnePhaseRequest { xid, branch_id, payload, attempt, cluster_id };
                 let response = client.commit_one_phase(request).await?.into_inner();
-                Ok(self.one_phase(response)?)
+                Ok(self.one_phase(response, &call.participant)?)
             }
         }
     }
@@ -164,13 +164,17 @@ impl Dialer {
         Ok(Report::Voted { result: wire::phase_one(result, &self.limits)?, replica: None })
     }
 
-    fn one_phase(&self, response: pb::CommitOnePhaseResponse) -> Result<Report, Invalid> {
+    fn one_phase(
+        &self,
+        response: pb::CommitOnePhaseResponse,
+        participant: &ParticipantName,
+    ) -> Result<Report, Invalid> {
         match response.result {
             None => Err(Invalid::new("result", "is not set")),
             Some(pb::commit_one_phase_response::Result::Completion(completion)) => Ok(Report::Completed {
                 completion: wire::completion("completion", completion)?,
                 detail: SmolStr::default(),
-                reply: response.reply,
+                reply: wire::reply_to_completion(response.reply, participant, &self.limits),
             }),
             Some(pb::commit_one_phase_response::Result::Refused(reason)) => {
                 let vote = pb::PhaseOneResult {

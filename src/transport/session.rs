@@ -391,7 +391,7 @@ impl Session {
                     Ok(done) => Report::Completed {
                         completion: done,
                         detail: wire::reason(&completion.detail),
-                        reply: wire::reply_to_completion(completion.reply, &self.limits),
+                        reply: wire::reply_to_completion(completion.reply, &self.participant, &self.limits),
                     },
                     Err(invalid) => bad_answer(&invalid),
                 }

@@ -10,11 +10,11 @@
 //! What it logs goes to a file, which is shown when the test fails.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -184,13 +184,13 @@ impl Setup {
 
     /// Starts the process and waits until it says where it listens. `Err`: it ended; all that it logged.
     ///
-    /// The process dies with this one, however that ends: it is on a tether, which holds as long as the thread lives that
-    /// runs this.
+    /// The process dies with this one, however that ends: it is on a tether.
     fn launch(&self, listen: SocketAddr) -> Result<(Child, SocketAddr), String> {
         let logged_before = self.log().len();
         let stderr = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         // A write beyond a limit on file sizes is then an error, as on a full disk, and no deadly signal.
-        let mut process = without_settings("sh")
+        let mut command = without_settings("sh");
+        command
             .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_assent")])
             .args(["tether", &std::process::id().to_string(), "--", "--config"])
             .arg(self.directory.path().join("assent.toml"))
@@ -200,9 +200,8 @@ impl Setup {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+            .stderr(stderr);
+        let mut process = spawn(command).unwrap();
         let stdout = BufReader::new(process.stdout.take().expect("it was asked for"));
         let (say, said) = mpsc::channel();
         // Reads to the end, so that the process never waits for a reader.
@@ -229,6 +228,20 @@ impl Setup {
 
 fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Starts a process from a thread that never ends: a tether is tied to the thread that started what is on it, and a test may
+/// start a coordinator again on a thread that does something else, or nothing, later.
+fn spawn(command: Command) -> io::Result<Child> {
+    type Order = (Command, mpsc::Sender<io::Result<Child>>);
+    static STARTER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+        let (orders, queue) = mpsc::channel::<Order>();
+        thread::spawn(move || queue.iter().for_each(|(mut command, to)| drop(to.send(command.spawn()))));
+        orders
+    });
+    let (to, started) = mpsc::channel();
+    STARTER.send((command, to)).unwrap();
+    started.recv().unwrap()
 }
 
 /// The binary, in an environment that says nothing of assent.

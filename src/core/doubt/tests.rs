@@ -58,6 +58,17 @@ fn nothing_is_presumed_of_one_whose_branches_are_lost_either() {
 }
 
 #[test]
+fn what_participants_know_of_it_is_kept_until_an_operator_decides() {
+    let (tx, history) = undecided(Vote::Prepared);
+    let mut engine = repaired(tx, history);
+    assert_eq!(engine.horizon(), tx.order());
+    let settled =
+        Event::Resolve { waiter: Waiter(1), tx, branch: branch("1"), committed: true, reason: "seen".into() };
+    engine.handle(NOW, settled);
+    assert_ne!(engine.horizon(), tx.order());
+}
+
+#[test]
 fn what_is_decided_goes_on_as_decided() {
     let (mut engine, tx, _) = voted(Vote::Prepared);
     let step = engine

@@ -135,7 +135,8 @@ fn an_error_repeats_of_a_wrong_address_no_more_than_fits_in_a_header() {
 
 #[test]
 fn a_reply_to_a_completion_that_is_too_large_is_left_out() {
-    let kept = |bytes| crate::wire::reply_to_completion(vec![7; bytes].into(), &limits()).len();
+    let stock = "shop/stock".parse().unwrap();
+    let kept = |bytes| crate::wire::reply_to_completion(vec![7; bytes].into(), &stock, &limits()).len();
     assert_eq!((kept(8), kept(9)), (8, 0));
 }
 
