@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use assent::core::{InquiryAnswer, Operation, TxId};
+use assent::core::{InquiryAnswer, LogWrite, Operation, Request, TxId};
 use assent::store::{OpenError, SledLog, SledOptions};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -220,6 +220,34 @@ fn a_refused_start_names_the_command_that_says_more() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains(&format!("`assent log verify --data-dir {dir}`")), "{said}");
+}
+
+/// The first was ended and removed before its request began the second, and the part that says so is lost.
+#[test]
+fn of_one_request_only_the_last_transaction_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = Request { id: "order-1".parse().unwrap(), fingerprint: [7; 16] };
+    let mut book = Book::open(dir.path());
+    let removed = book.begin_for(Some(request.clone()));
+    book.commit(removed);
+    book.done(removed, Operation::Commit);
+    let value = book.value(removed);
+    book.write(LogWrite::Remove { tx: removed });
+    book.close();
+    let mut book = Book::open(dir.path());
+    let later = book.begin_for(Some(request));
+    book.write(LogWrite::Put { tx: removed, value });
+    book.close();
+    let verified = log("verify", dir.path(), &[]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    let problem = format!("transaction {removed}: its request began {later} too");
+    assert!(verified.stdout.contains(&problem), "{verified:?}");
+    let told = repair(&dir).json();
+    assert_eq!(told["dropped"][0]["xid"], removed.to_string(), "{told:#}");
+    assert!(told["dropped"][0]["reason"].as_str().unwrap().starts_with("it had been removed"), "{told:#}");
+    let mut book = Book::open(dir.path());
+    assert_eq!(book.ask(removed, "1"), InquiryAnswer::Foreign);
+    assert_eq!(book.ask(later, "1"), InquiryAnswer::Pending);
 }
 
 /// One without a lock file, as backups may be.

@@ -120,6 +120,11 @@ impl Plan {
         };
         let lost = format!("the log was damaged and what came after may be lost; it was repaired: {reason}");
         for (tx, value) in &survey.values {
+            // The request could begin another only when this one was ended and removed.
+            if let Some(later) = reading.succeeded.get(tx) {
+                plan.dropped.push((*tx, format!("it had been removed: its request began {later} later")));
+                continue;
+            }
             match doubt(*tx, value.clone(), now().wall, &lost) {
                 Ok(None) => drop(plan.values.insert(*tx, value.clone())),
                 Ok(Some(history)) => {
