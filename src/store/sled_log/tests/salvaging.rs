@@ -57,6 +57,38 @@ fn lost_beginning_is_told() {
     assert!(survey.values == longer_state());
 }
 
+#[test]
+fn keys_of_any_length_are_told_and_passed() {
+    let strange =
+        [&[][..], &[1, 2, 255], &[b'g', 0, 0], b"z", &[&FILLED.encode()[..], &[0]].concat(), &[255; 20]]
+            .map(<[u8]>::to_vec);
+    for key in strange {
+        let dir = longer();
+        tamper(&dir, |log| drop(log.medium.db.insert(&key[..], vec![0; 20]).unwrap()));
+        let survey = Survey::take(dir.path()).unwrap();
+        assert!(survey.damage.iter().any(|damage| matches!(damage, Damage::UnknownKey(_))), "{key:?}");
+        assert!(survey.values == longer_state(), "{key:?}: {:?}", survey.damage);
+    }
+}
+
+#[test]
+fn log_of_another_format_is_not_read_for_want_of_a_witness() {
+    for witness in [None, Some(vec![0; 5000])] {
+        let dir = longer();
+        tamper(&dir, |log| {
+            let mut frame = frame(log, FILLED);
+            frame[0] = 9;
+            log.medium.db.insert(FILLED.encode(), frame).unwrap();
+        });
+        match witness {
+            None => fs::remove_file(dir.path().join("witness")).unwrap(),
+            Some(bytes) => fs::write(dir.path().join("witness"), bytes).unwrap(),
+        }
+        let error = Survey::take(dir.path()).unwrap_err();
+        assert!(matches!(error, OpenError::OtherVersion { found: 9, supported: 2, .. }), "{error}");
+    }
+}
+
 /// A log whose third group begins its second life, and the groups from 4 on have a transaction each, from 11 on.
 fn longer() -> TempDir {
     let dir = filled();
