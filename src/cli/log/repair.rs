@@ -27,11 +27,10 @@ roll back to roll back. But a decision may be in what is lost. So
 
   * a transaction that is undecided in what is left is not aborted. It becomes a hazard; its participants are told to \
 wait, until somebody finds out what became of it and says `assent tx resolve XID BRANCH committed|rolled-back`. From then on \
-those who ask are told that. See `assent tx list --attention`.
+those who ask are told that: the first branch that is settled decides for all of them. See `assent tx list --attention`.
   * of a transaction that is not found nothing is presumed, if it was begun before the repair: its participants are told \
 FOREIGN, and hold on to what they prepared until somebody settles it there. `assent participant indoubt` lists what a \
 database holds.
-  * the first branch of it that is settled decides for all of it: each that asks later is told the same.
   * a request with a request id is not known any more if its transaction is lost. Repeated, it begins a new one.
 
 First the whole directory is copied to --backup, which must not exist, and the copy is compared. What was done is added to \

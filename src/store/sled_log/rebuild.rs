@@ -97,7 +97,6 @@ impl Survey {
     }
 
     /// Finishes a repair that was interrupted when nothing but names was left to change, or else says that there was none.
-    /// Of one that had done its work the traces are removed.
     ///
     /// # Errors
     /// Where that is not possible.
