@@ -72,6 +72,73 @@ fn keys_of_any_length_are_told_and_passed() {
 }
 
 #[test]
+fn groups_right_behind_what_the_engine_cannot_read_are_read() {
+    let dir = longer();
+    let mut frames = BTreeMap::new();
+    tamper(&dir, |log| {
+        for entry in log.medium.range(..) {
+            let (key, frame) = entry.unwrap();
+            frames.insert(RawKey::try_from(&key[..]).unwrap(), frame.to_vec());
+        }
+    });
+    let salvaged = salvage::salvage(&Unreadable { frames, groups: [2, 3] });
+    assert!((11..15).all(|n| salvaged.values.contains_key(&tx(n))), "{:?}", salvaged.damage);
+}
+
+/// A disk on which some groups cannot be read.
+#[derive(Debug)]
+struct Unreadable {
+    frames: BTreeMap<RawKey, Vec<u8>>,
+    groups: [u64; 2],
+}
+
+impl Medium for Unreadable {
+    type Bytes = Vec<u8>;
+    type Witness = File;
+
+    fn dir(&self) -> &Path {
+        Path::new("")
+    }
+
+    fn insert(&self, _: RawKey, _: Vec<u8>) -> io::Result<()> {
+        unreachable!("it is only read")
+    }
+
+    fn remove(&self, _: RawKey) -> io::Result<()> {
+        unreachable!("it is only read")
+    }
+
+    fn get(&self, key: RawKey) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.frames.get(&key).cloned())
+    }
+
+    fn last(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        Ok(self.frames.iter().next_back().map(|(key, frame)| (key.to_vec(), frame.clone())))
+    }
+
+    fn range(
+        &self,
+        keys: impl std::ops::RangeBounds<RawKey>,
+    ) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> {
+        self.frames.range(keys).map(|(key, frame)| {
+            let group = Key::decode(key).unwrap().group;
+            if self.groups.contains(&group) {
+                return Err(io::Error::other("a bad page"));
+            }
+            Ok((key.to_vec(), frame.clone()))
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
 fn log_of_another_format_is_not_read_for_want_of_a_witness() {
     for witness in [None, Some(vec![0; 5000])] {
         let dir = longer();
