@@ -6,7 +6,8 @@ mod repair;
 mod stat;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io, process, thread};
 
 use clap::{Args, Subcommand};
 
@@ -15,6 +16,9 @@ use super::output::Output;
 use super::{Exit, Failure, Global};
 use crate::config::{self, Flag};
 use crate::store::{OpenError, Survey};
+
+/// How often it is tried to remove what may be in use.
+const REMOVAL_TRIES: u32 = 100;
 
 #[derive(Debug, Subcommand)]
 pub enum Log {
@@ -53,15 +57,42 @@ struct Place {
 
 impl Place {
     fn read(self, global: &Global) -> Result<Reading, Failure> {
+        read(&self.find(global)?)
+    }
+
+    fn find(self, global: &Global) -> Result<PathBuf, Failure> {
         let flags = self.data_dir.map(|value| Flag {
             flag: "--data-dir".to_owned(),
             key: "storage.data_dir".to_owned(),
             value,
         });
-        let settings = config::load(&global.sources(flags.into_iter().collect()))?.settings;
-        let dir: PathBuf = settings.storage.data_dir;
-        Ok(Reading::of(Survey::take(&dir)?))
+        Ok(config::load(&global.sources(flags.into_iter().collect()))?.settings.storage.data_dir)
     }
+}
+
+fn read(dir: &Path) -> Result<Reading, Failure> {
+    let room = Survey::room()?;
+    remove_when_interrupted(room.path().to_owned())?;
+    Ok(Reading::of(Survey::take_by_way_of(&room, dir)?))
+}
+
+/// Sees to it that a signal that ends this process leaves no copy of the log behind.
+fn remove_when_interrupted(room: PathBuf) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interrupted = runtime.block_on(async { super::interruption() })?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let signal = runtime.block_on(interrupted);
+        // It may be gone already, and files may still be put into it.
+        for _ in 0..REMOVAL_TRIES {
+            match fs::remove_dir_all(&room) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Failure::new(Exit::Error, format!("ended by {signal}")).report();
+        process::exit(Exit::Error.code().into())
+    })?;
+    Ok(())
 }
 
 impl From<OpenError> for Failure {
@@ -73,7 +104,8 @@ impl From<OpenError> for Failure {
             | OpenError::DiskFull { .. }
             | OpenError::OtherVersion { .. }
             | OpenError::Refused { .. }
-            | OpenError::EpochsUsedUp { .. } => Exit::Error,
+            | OpenError::EpochsUsedUp { .. }
+            | OpenError::RepairInterrupted { .. } => Exit::Error,
         };
         let failure = Failure::new(exit, error.to_string());
         match error {
@@ -86,7 +118,8 @@ impl From<OpenError> for Failure {
             | OpenError::DiskFull { .. }
             | OpenError::OtherVersion { .. }
             | OpenError::Refused { .. }
-            | OpenError::EpochsUsedUp { .. } => failure,
+            | OpenError::EpochsUsedUp { .. }
+            | OpenError::RepairInterrupted { .. } => failure,
         }
     }
 }

@@ -49,6 +49,9 @@ pub enum OpenError {
     NoLog { dir: PathBuf },
     #[error("data directory {} has used up its {} epochs; move it away and start with an empty one", dir.display(), Epoch::MAX.0)]
     EpochsUsedUp { dir: PathBuf },
+    #[error("a repair of {} was interrupted, and no daemon starts on it; `assent log repair --data-dir {}` with --backup and --reason \
+        finishes it", dir.display(), quoted(dir))]
+    RepairInterrupted { dir: PathBuf },
 }
 
 /// What about a data directory forbids to start on it.

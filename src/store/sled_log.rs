@@ -126,6 +126,9 @@ impl SledLog {
         let sled = sled_db(dir.path());
         let failed = |source| OpenError::Io { action: "open", path: sled, source };
         let (log, opened) = SledLog::open_on(Sled::new(db, dir).map_err(failed)?, witness)?;
+        if let Err(error) = log.medium.clear_repair() {
+            tracing::warn!(%error, "cannot remove what a repair left in the data directory");
+        }
         Ok((log, Opened { ballast, ..opened }))
     }
 }

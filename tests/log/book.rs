@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use assent::core::{
     Action, Admission, Answer, Backoff, BeginSpec, BranchId, BranchSpec, Completion, Durability, Engine,
-    EngineSettings, Enlistment, Event, InquiryAnswer, Now, Operation, PhaseOne, Protocol, Report,
-    ReservationClass, Shard, Step, Timestamp, TxId, Vote, Wait, Waiter, WallTime,
+    EngineSettings, Enlistment, Event, InquiryAnswer, LogWrite, Now, Operation, PhaseOne, Protocol, Report,
+    Request, ReservationClass, Shard, Step, Timestamp, TxId, Vote, Wait, Waiter, WallTime,
 };
 use assent::store::{DecisionLog as _, Lives, Opened, ReplayError, SledLog, SledOptions};
 use bytes::Bytes;
@@ -58,11 +58,16 @@ impl Book {
 
     /// A transaction with a prepared branch that never asks, which is therefore durable.
     pub fn begin(&mut self) -> TxId {
+        self.begin_for(None)
+    }
+
+    /// The same for a request.
+    pub fn begin_for(&mut self, request: Option<Request>) -> TxId {
         let spec = BeginSpec {
             protocol: Protocol::TwoPhase,
             label: "order".parse().unwrap(),
             timeout: Duration::from_secs(30),
-            request: None,
+            request,
         };
         let step = self.take(Event::Begin { waiter: Waiter(0), spec });
         let [Action::Answer { answer: Answer::Begun { tx, .. }, .. }] = step.then[..] else {
@@ -128,6 +133,16 @@ impl Book {
     pub fn resolve(&mut self, tx: TxId, committed: bool) {
         let branch = "1".parse().unwrap();
         self.take(Event::Resolve { waiter: Waiter(1), tx, branch, committed, reason: "seen".into() });
+    }
+
+    /// What the log has of a transaction.
+    pub fn value(&mut self, tx: TxId) -> Bytes {
+        self.engine.get(tx).unwrap().history.clone().into()
+    }
+
+    /// Writes past the core.
+    pub fn write(&mut self, write: LogWrite) {
+        self.log.append_batch(self.opened.epoch, &[write], Durability::Forced).unwrap();
     }
 
     pub fn close(self) {

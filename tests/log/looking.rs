@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use assent::core::Operation;
 use serde_json::Value;
@@ -132,4 +134,33 @@ fn whoever_reads_only_the_first_line_gets_it() {
     assert!(line.contains("\"xid\""), "{line}");
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_signal_leaves_no_copy_behind() {
+    let (dir, room) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // It is waited for whoever writes into this.
+    assert!(Command::new("mkfifo").arg(dir.path().join("witness")).status().unwrap().success());
+    let mut child = assent(&["log", "verify", "--data-dir", dir.path().to_str().unwrap()])
+        .env("TMPDIR", room.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let copies = || fs::read_dir(room.path()).unwrap().count();
+    let patience = Instant::now() + Duration::from_secs(20);
+    while copies() == 0 {
+        assert!(Instant::now() < patience, "nothing is copied");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The directory comes just before the signals are seen to.
+    thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < patience, "it goes on");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("ended by SIGTERM"));
+    assert_eq!(copies(), 0);
 }

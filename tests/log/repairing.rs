@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
 
-use assent::core::{InquiryAnswer, Operation, TxId};
+use assent::core::{InquiryAnswer, LogWrite, Operation, Request, TxId};
 use assent::store::{OpenError, SledLog, SledOptions};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -191,7 +192,7 @@ fn a_repair_that_must_not_be_changes_nothing() {
     assert!(bytes(whole.path()) == before);
 }
 
-/// The process ends between the renames: no daemon starts, least of all on an empty log.
+/// The process ends between the renames: no daemon starts, least of all on an empty log, and the next repair finishes.
 #[test]
 fn a_repair_that_is_cut_off_leaves_what_no_daemon_takes() {
     let (whole, steps, _) = history();
@@ -199,16 +200,115 @@ fn a_repair_that_is_cut_off_leaves_what_no_daemon_takes() {
     let repaired = copy(damaged.path());
     repair(&repaired);
     let between = copy(damaged.path());
+    let new = between.path().join("repair.new");
     fs::copy(repaired.path().join("witness"), between.path().join("witness")).unwrap();
     assert!(refused(between.path()));
-    fs::create_dir(between.path().join("repair.new")).unwrap();
-    fs::rename(between.path().join("sled"), between.path().join("repair.new/sled.old")).unwrap();
-    assert!(refused(between.path()));
+    copy_dir(&repaired.path().join("sled"), &new.join("sled"));
+    fs::write(new.join("repairs.log"), "{\"reason\":\"the first\"}\n").unwrap();
+    let after_first = copy(between.path());
+    fs::rename(between.path().join("sled"), new.join("sled.old")).unwrap();
+    for dir in [after_first.path(), between.path()] {
+        assert!(refused(dir));
+        let before = bytes(dir);
+        for (command, more) in [("verify", &[][..]), ("stat", &[]), ("repair", &["--dry-run"])] {
+            let said = log(command, dir, more);
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
+            assert!(said.stderr.contains("was interrupted, and no daemon starts"), "{said:?}");
+        }
+        assert!(bytes(dir) == before, "something was changed");
+        // Its last line was cut off.
+        fs::write(dir.join("repairs.log"), "{}").unwrap();
+        let said = log("repair", dir, &["--backup", "/nonexistent/x", "--reason", "again"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stderr.contains("is finished"), "{said:?}");
+        let notes = fs::read_to_string(dir.join("repairs.log")).unwrap();
+        assert_eq!(notes, "{}\n{\"reason\":\"the first\"}\n");
+        assert!(!dir.join("repair.new").exists());
+        assert_eq!(log("verify", dir, &[]).code, 0);
+        Book::open(dir).close();
+    }
+}
+
+#[test]
+fn a_repair_that_cannot_be_finished_says_what_to_put_back() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[20]);
+    fs::create_dir(dir.path().join("repair.new")).unwrap();
+    fs::rename(dir.path().join("sled"), dir.path().join("repair.new/sled.old")).unwrap();
+    assert!(refused(dir.path()));
     let backup = tempfile::tempdir().unwrap();
     let backup = backup.path().join("b");
-    let said = log("repair", between.path(), &["--backup", backup.to_str().unwrap(), "--reason", "again"]);
-    assert_eq!(said.code, 1);
-    assert!(said.stderr.contains("an earlier repair was interrupted"), "{said:?}");
+    let again = ["--backup", backup.to_str().unwrap(), "--reason", "again"];
+    for (command, more) in [("verify", &[][..]), ("repair", &again)] {
+        let said = log(command, dir.path(), more);
+        assert_eq!(said.code, 1);
+        assert!(said.stderr.contains("move repair.new/sled.old to sled"), "{said:?}");
+    }
+    assert!(!backup.exists());
+}
+
+#[test]
+fn what_a_finished_repair_left_is_removed_by_the_next_start() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[4]);
+    repair(&dir);
+    let new = dir.path().join("repair.new");
+    fs::create_dir_all(new.join("sled.old")).unwrap();
+    fs::write(new.join("repairs.log"), "{}\n").unwrap();
+    Book::open(dir.path()).close();
+    assert!(!new.exists());
+    assert_eq!(fs::read_to_string(dir.path().join("repairs.log")).unwrap().lines().count(), 2);
+}
+
+/// Where the test may give files away.
+#[test]
+fn a_repaired_log_belongs_to_whom_the_directory_does() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[4]);
+    fs::remove_file(dir.path().join("LOCK")).unwrap();
+    if chown(dir.path(), Some(54_321), Some(54_322)).is_err() {
+        return;
+    }
+    repair(&dir);
+    for path in bytes(dir.path()).keys() {
+        let file = fs::metadata(path).unwrap();
+        assert_eq!((file.uid(), file.gid()), (54_321, 54_322), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_backup_within_the_data_directory_is_seen_through_links() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[4]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    symlink(dir.path(), &link).unwrap();
+    for (data, backup) in [(dir.path(), link.join("b")), (&link, dir.path().join("b"))] {
+        let said = log("repair", data, &["--backup", backup.to_str().unwrap(), "--reason", "why"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains("it lies in the data directory"), "{said:?}");
+    }
+    // What lies on another disk is read and backed up as well.
+    fs::rename(dir.path().join("sled"), elsewhere.path().join("sled")).unwrap();
+    symlink(elsewhere.path().join("sled"), dir.path().join("sled")).unwrap();
+    fs::rename(dir.path().join("sled/db"), elsewhere.path().join("db")).unwrap();
+    symlink(elsewhere.path().join("db"), dir.path().join("sled/db")).unwrap();
+    let backup = elsewhere.path().join("b");
+    let said = log("repair", dir.path(), &["--backup", backup.to_str().unwrap(), "--reason", "why"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(fs::read(backup.join("sled/db")).unwrap(), fs::read(elsewhere.path().join("db")).unwrap());
+    assert_eq!(log("verify", dir.path(), &[]).code, 0);
+}
+
+#[test]
+fn a_reason_says_something() {
+    let (whole, steps, _) = history();
+    let dir = lost_end(&whole, &steps[4]);
+    for reason in [" ", &"x".repeat(2000)] {
+        let said = log("repair", dir.path(), &["--backup", "/nonexistent/x", "--reason", reason]);
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.stderr.contains("--reason"), "{said:?}");
+    }
 }
 
 #[test]
@@ -220,6 +320,34 @@ fn a_refused_start_names_the_command_that_says_more() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains(&format!("`assent log verify --data-dir {dir}`")), "{said}");
+}
+
+/// The first was ended and removed before its request began the second, and the part that says so is lost.
+#[test]
+fn of_one_request_only_the_last_transaction_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = Request { id: "order-1".parse().unwrap(), fingerprint: [7; 16] };
+    let mut book = Book::open(dir.path());
+    let removed = book.begin_for(Some(request.clone()));
+    book.commit(removed);
+    book.done(removed, Operation::Commit);
+    let value = book.value(removed);
+    book.write(LogWrite::Remove { tx: removed });
+    book.close();
+    let mut book = Book::open(dir.path());
+    let later = book.begin_for(Some(request));
+    book.write(LogWrite::Put { tx: removed, value });
+    book.close();
+    let verified = log("verify", dir.path(), &[]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    let problem = format!("transaction {removed}: its request began {later} too");
+    assert!(verified.stdout.contains(&problem), "{verified:?}");
+    let told = repair(&dir).json();
+    assert_eq!(told["dropped"][0]["xid"], removed.to_string(), "{told:#}");
+    assert!(told["dropped"][0]["reason"].as_str().unwrap().starts_with("it had been removed"), "{told:#}");
+    let mut book = Book::open(dir.path());
+    assert_eq!(book.ask(removed, "1"), InquiryAnswer::Foreign);
+    assert_eq!(book.ask(later, "1"), InquiryAnswer::Pending);
 }
 
 /// One without a lock file, as backups may be.

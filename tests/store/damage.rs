@@ -37,6 +37,17 @@ fn witness_of_another_format_is_refused_with_both_versions() {
     assert!(text.contains("format version 7") && text.contains("reads version 2"), "{text}");
 }
 
+/// One damaged number does not make it another format.
+#[test]
+fn witness_with_one_slot_of_another_format_is_gone_by_the_other() {
+    for slot in [0, 4096] {
+        let filled = Filled::closed();
+        let file = File::options().write(true).open(filled.path().join("witness")).unwrap();
+        file.write_all_at(&7_u32.to_le_bytes(), slot + 8).unwrap();
+        open_sled(filled.path()).unwrap();
+    }
+}
+
 #[test]
 fn emptied_log_is_refused() {
     let filled = Filled::closed();

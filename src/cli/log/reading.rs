@@ -1,11 +1,12 @@
 //! A log with its transactions understood.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use crate::cli::{Exit, Failure};
-use crate::core::{DecodeError, Now, Timestamp, Transaction, TxId, WallTime};
+use crate::coordinator::system_wall_clock;
+use crate::core::{DecodeError, Now, Timestamp, Transaction, TxId};
 use crate::store::Survey;
 
 /// What was read of a log.
@@ -15,6 +16,8 @@ pub struct Reading {
     pub transactions: Vec<Transaction>,
     /// Values whose checksum is right, and which make no transaction all the same.
     pub misunderstood: Vec<(TxId, DecodeError)>,
+    /// Transactions of whose request a later one was begun, which each comes with.
+    pub succeeded: BTreeMap<TxId, TxId>,
 }
 
 impl Reading {
@@ -27,11 +30,18 @@ impl Reading {
             }
         }
         transactions.sort_by_key(|tx| tx.id.order());
-        Reading { survey, transactions, misunderstood }
+        let (mut begun, mut succeeded) = (BTreeMap::new(), BTreeMap::new());
+        for tx in &transactions {
+            let Some(request) = &tx.request else { continue };
+            if let Some(earlier) = begun.insert(request.id.as_str().to_owned(), tx.id) {
+                succeeded.insert(earlier, tx.id);
+            }
+        }
+        Reading { survey, transactions, misunderstood, succeeded }
     }
 
     pub fn is_sound(&self) -> bool {
-        self.survey.refusal.is_none() && self.misunderstood.is_empty()
+        self.survey.refusal.is_none() && self.misunderstood.is_empty() && self.succeeded.is_empty()
     }
 
     pub fn records(&self) -> usize {
@@ -50,6 +60,10 @@ impl Reading {
         }
         let misunderstood = &self.misunderstood;
         texts.extend(misunderstood.iter().map(|(tx, error)| format!("transaction {tx}: {error}")));
+        let succeeded = &self.succeeded;
+        texts.extend(
+            succeeded.iter().map(|(tx, later)| format!("transaction {tx}: its request began {later} too")),
+        );
         texts
     }
 
@@ -78,7 +92,5 @@ impl Reading {
 
 /// The time, for those who only look.
 pub fn now() -> Now {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let wall = WallTime(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
-    Now { mono: Timestamp::ZERO, wall }
+    Now { mono: Timestamp::ZERO, wall: system_wall_clock() }
 }

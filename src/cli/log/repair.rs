@@ -8,13 +8,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::reading::now;
-use super::{Place, Reading};
+use super::{Place, Reading, read};
 use crate::cli::output::{Format, Output, note};
 use crate::cli::table::Table;
 use crate::cli::time::rfc3339;
 use crate::cli::{Exit, Failure, Global};
 use crate::core::{DecodeError, TxId, doubt};
-use crate::store::Rebuilt;
+use crate::store::{Rebuilt, Survey};
+use crate::wire::given_reason;
 
 pub const ABOUT: &str = "\
 Keep what can be read of a damaged log, and presume nothing of what is lost
@@ -26,7 +27,7 @@ roll back to roll back. But a decision may be in what is lost. So
 
   * a transaction that is undecided in what is left is not aborted. It becomes a hazard; its participants are told to \
 wait, until somebody finds out what became of it and says `assent tx resolve XID BRANCH committed|rolled-back`. From then on \
-those who ask are told that. See `assent tx list --attention`.
+those who ask are told that: the first branch that is settled decides for all of them. See `assent tx list --attention`.
   * of a transaction that is not found nothing is presumed, if it was begun before the repair: its participants are told \
 FOREIGN, and hold on to what they prepared until somebody settles it there. `assent participant indoubt` lists what a \
 database holds.
@@ -34,7 +35,9 @@ database holds.
 
 First the whole directory is copied to --backup, which must not exist, and the copy is compared. What was done is added to \
 repairs.log in the data directory, a line of JSON with the ids of all transactions that were dropped or need somebody; it is \
-printed as well. The next daemon takes an epoch that is higher by 1024, for those that may be lost.
+printed as well. If it is interrupted, no daemon starts on the directory until `assent log repair` was run again, which then \
+finishes. The next daemon takes an epoch that is higher by 1024, for those that may be lost. \
+Before it is started, look at the tables of the participants for what they hold and what they did.
 
 --dry-run shows what would be done, and changes nothing. No daemon may run on the log meanwhile. What is read is a copy in the \
 temporary directory (TMPDIR).";
@@ -66,8 +69,19 @@ struct Plan {
 impl Repair {
     pub fn run(self, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
         let Repair { place, backup, reason, dry_run } = self;
-        let reading = place.read(global)?;
+        let reason = reason
+            .map(|reason| given_reason(&reason))
+            .transpose()
+            .map_err(|wrong| Failure::new(Exit::Usage, format!("--{} {}", wrong.field, wrong.problem)))?;
         let reason = reason.unwrap_or_default();
+        let dir = place.find(global)?;
+        if !dry_run && Survey::finish_repair(&dir)? {
+            note(
+                "an earlier repair, which had been interrupted, is finished; nothing else was done, and no backup made",
+            );
+            return Ok(Exit::Ok);
+        }
+        let reading = read(&dir)?;
         let plan = Plan::of(&reading, &reason)?;
         let backup = backup.filter(|_| !dry_run);
         let mut told = plan.as_json(&reading, &reason);
@@ -120,6 +134,11 @@ impl Plan {
         };
         let lost = format!("the log was damaged and what came after may be lost; it was repaired: {reason}");
         for (tx, value) in &survey.values {
+            // The request could begin another only when this one was ended and removed.
+            if let Some(later) = reading.succeeded.get(tx) {
+                plan.dropped.push((*tx, format!("it had been removed: its request began {later} later")));
+                continue;
+            }
             match doubt(*tx, value.clone(), now().wall, &lost) {
                 Ok(None) => drop(plan.values.insert(*tx, value.clone())),
                 Ok(Some(history)) => {

@@ -75,6 +75,11 @@ impl Sled {
         let db = Engine(Some(db));
         Ok(Sled { db, file: File::open(dir.sled_db())?, dir })
     }
+
+    /// Removes what a repair left of which the log came.
+    pub(super) fn clear_repair(&self) -> io::Result<()> {
+        self.dir.clear_repair()
+    }
 }
 
 /// sled syncs its file when it is dropped, and panics where it cannot. By then the failure is known, or nobody waits for it.

@@ -37,8 +37,9 @@ pub fn salvage(medium: &impl Medium) -> Salvaged {
         match without_panic(|| next(medium, at.after)) {
             Ok(None) => break,
             Ok(Some((key, frame))) => {
-                at = Position { after: raw(&key).map_or(at.after, Bound::Excluded), jump: 1, ..at };
                 reader.frame(&key, &frame);
+                let Some(after) = past(&key) else { break };
+                at = Position { after, failures: 0, ..at };
                 if let Ok(key) = Key::decode(&key) {
                     at.group = key.group;
                 }
@@ -59,23 +60,30 @@ pub fn salvage(medium: &impl Medium) -> Salvaged {
 struct Position {
     after: Bound<RawKey>,
     group: u64,
-    /// How many groups are passed over next time.
-    jump: u64,
+    /// How often in a row nothing could be read.
+    failures: u64,
 }
+
+/// So many groups are tried one by one. What is behind them is looked for further and further away.
+const TRIED_ONE_BY_ONE: u64 = 4096;
 
 impl Default for Position {
     fn default() -> Position {
-        Position { after: Bound::Unbounded, group: 0, jump: 1 }
+        Position { after: Bound::Unbounded, group: 0, failures: 0 }
     }
 }
 
 impl Position {
     fn jump_on(&mut self) -> bool {
-        let Some(group) = self.group.checked_add(self.jump).filter(|_| self.jump < 1 << 40) else {
+        self.failures += 1;
+        let beyond = self.failures.saturating_sub(TRIED_ONE_BY_ONE);
+        if beyond > 40 {
             return false;
-        };
+        }
+        let near = self.failures.min(TRIED_ONE_BY_ONE);
+        let far = if beyond > 0 { 1 << beyond } else { 0 };
+        let Some(group) = self.group.checked_add(near + far) else { return false };
         self.after = Bound::Included(Key { group, chunk: 0 }.encode());
-        self.jump *= 2;
         true
     }
 }
@@ -87,8 +95,21 @@ fn next(medium: &impl Medium, after: Bound<RawKey>) -> Result<Found, Damage> {
     Ok(found.map(|(key, frame)| (key.as_ref().to_vec(), frame.as_ref().to_vec())))
 }
 
-fn raw(key: &[u8]) -> Option<RawKey> {
-    key.try_into().ok()
+/// Where to go on behind a key, which may be of any length; `None` where nothing can follow.
+fn past(key: &[u8]) -> Option<Bound<RawKey>> {
+    let mut raw = RawKey::default();
+    let kept = key.len().min(raw.len());
+    raw[..kept].copy_from_slice(&key[..kept]);
+    if key.len() == raw.len() {
+        return Some(Bound::Excluded(raw));
+    }
+    if key.len() > raw.len() {
+        // Behind all that begin like this one.
+        let last = raw.iter().rposition(|byte| *byte != u8::MAX)?;
+        raw[last] += 1;
+        raw[last + 1..].fill(0);
+    }
+    Some(Bound::Included(raw))
 }
 
 /// Puts groups together.

@@ -53,12 +53,30 @@ impl Survey {
     /// Where the directory holds no log, or one of another format, or somebody else has it, or it cannot be copied. Damage is no
     /// error.
     pub fn take(dir: &Path) -> Result<Survey, OpenError> {
+        Survey::take_by_way_of(&Survey::room()?, dir)
+    }
+
+    /// A directory for the copy that is read, which is removed when this is dropped.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn room() -> Result<TempDir, OpenError> {
+        let room = tempfile::Builder::new().prefix("assent-log-").tempdir();
+        room.map_err(|source| copying(&std::env::temp_dir(), source))
+    }
+
+    /// Reads all of the log in `dir`, of which a copy is made in `temporary`.
+    ///
+    /// # Errors
+    /// As of [`take`](Self::take).
+    pub fn take_by_way_of(temporary: &TempDir, dir: &Path) -> Result<Survey, OpenError> {
         let dir = DataDir::look(dir)?;
+        if dir.has_interrupted_repair()? {
+            return Err(OpenError::RepairInterrupted { dir: dir.path().to_owned() });
+        }
         if !dir.witness().exists() && !dir.sled().exists() {
             return Err(OpenError::NoLog { dir: dir.path().to_owned() });
         }
-        let temporary = tempfile::Builder::new().prefix("assent-log-").tempdir();
-        let temporary = temporary.map_err(|source| copying(&std::env::temp_dir(), source))?;
         let file_bytes =
             copy(dir.path(), temporary.path()).map_err(|source| copying(temporary.path(), source))?;
         let mut survey = Survey {
@@ -76,7 +94,7 @@ impl Survey {
             passed_over: BTreeSet::new(),
             dir,
         };
-        survey.read(&temporary)?;
+        survey.read(temporary)?;
         Ok(survey)
     }
 
@@ -120,8 +138,7 @@ impl Survey {
             }
             Err(why) => {
                 self.refusal = Some(why);
-                self.salvage(salvage(&medium));
-                Ok(())
+                self.salvage(salvage(&medium))
             }
         }
     }
@@ -144,14 +161,20 @@ impl Survey {
         };
         remove().map_err(|source| copying(again.path(), source))?;
         match engine(again.path(), true) {
-            Ok(medium) => self.salvage(salvage(&medium)),
+            Ok(medium) => self.salvage(salvage(&medium))?,
             Err(_same) => {}
         }
         self.damage.insert(0, damage);
         Ok(())
     }
 
-    fn salvage(&mut self, salvaged: Salvaged) {
+    /// Takes what was read, unless a part of it is of another version: what that says is not damage, and must not be dropped.
+    fn salvage(&mut self, salvaged: Salvaged) -> Result<(), OpenError> {
+        for damage in &salvaged.damage {
+            if let &Damage::OtherVersion { found, supported } = damage {
+                return Err(OpenError::OtherVersion { path: self.dir.sled(), found, supported });
+            }
+        }
         self.cluster = salvaged.cluster.or(self.cluster);
         self.lives = salvaged.lives;
         self.damage = salvaged.damage;
@@ -159,6 +182,7 @@ impl Survey {
         self.bytes = salvaged.bytes;
         self.values = salvaged.values;
         self.passed_over = salvaged.passed_over;
+        Ok(())
     }
 
     /// The data directory.
@@ -168,7 +192,7 @@ impl Survey {
 }
 
 /// sled on a copy.
-fn engine(dir: &Path, anything_durable: bool) -> Result<Sled, Damage> {
+pub(super) fn engine(dir: &Path, anything_durable: bool) -> Result<Sled, Damage> {
     let open = || -> Result<Sled, OpenError> {
         let dir = DataDir::claim(dir)?;
         let path = dir.sled_db();
@@ -184,16 +208,21 @@ fn engine(dir: &Path, anything_durable: bool) -> Result<Sled, Damage> {
 
 /// Copies the log and its witness, and says how many bytes that were.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
+    copy_parts(&from.join("witness"), &from.join("sled"), to)
+}
+
+/// The same for a log that is in two places.
+pub(super) fn copy_parts(witness: &Path, sled: &Path, to: &Path) -> io::Result<u64> {
     let mut bytes = 0;
-    let witness = from.join("witness");
     if witness.exists() {
         bytes += fs::copy(witness, to.join("witness"))?;
     }
-    if from.join("sled").is_dir() {
+    if sled.is_dir() {
         fs::create_dir_all(to.join("sled").join("blobs"))?;
-        for entry in fs::read_dir(from.join("sled"))? {
+        for entry in fs::read_dir(sled)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            // It may be a link.
+            if fs::metadata(entry.path())?.is_file() {
                 bytes += fs::copy(entry.path(), to.join("sled").join(entry.file_name()))?;
             }
         }
@@ -201,6 +230,6 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-fn copying(path: &Path, source: io::Error) -> OpenError {
+pub(super) fn copying(path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { action: "copy the log to", path: path.to_owned(), source }
 }

@@ -87,16 +87,11 @@ impl<F: WitnessFile> Witness<F> {
                 Ok(()) | Err(_) => slots.push(Slot::decode(&bytes)),
             }
         }
-        let mut newest: Option<(u64, Claim)> = None;
+        let (mut newest, mut other_version) = (None::<(u64, Claim)>, None);
         for slot in slots {
             match slot {
-                Slot::OtherVersion { found } => {
-                    return Err(OpenError::OtherVersion {
-                        path: path.to_owned(),
-                        found,
-                        supported: FORMAT_VERSION,
-                    });
-                }
+                // It may be damage of just this number: then the other slot is sound.
+                Slot::OtherVersion { found } => other_version = Some(found),
                 Slot::Broken => tracing::warn!(
                     path = %path.display(),
                     "one of the two copies in the witness file is damaged; going by the other"
@@ -108,9 +103,14 @@ impl<F: WitnessFile> Witness<F> {
                 }
             }
         }
-        let (revision, claim) = newest.ok_or_else(|| OpenError::Refused {
-            dir: path.parent().unwrap_or(path).to_owned(),
-            why: Refusal::WitnessDamaged,
+        let (revision, claim) = newest.ok_or_else(|| match other_version {
+            Some(found) => {
+                OpenError::OtherVersion { path: path.to_owned(), found, supported: FORMAT_VERSION }
+            }
+            None => OpenError::Refused {
+                dir: path.parent().unwrap_or(path).to_owned(),
+                why: Refusal::WitnessDamaged,
+            },
         })?;
         Ok(Witness { file, revision, claim, unsynced_forced_groups: 0 })
     }

@@ -57,6 +57,105 @@ fn lost_beginning_is_told() {
     assert!(survey.values == longer_state());
 }
 
+#[test]
+fn keys_of_any_length_are_told_and_passed() {
+    let strange =
+        [&[][..], &[1, 2, 255], &[b'g', 0, 0], b"z", &[&FILLED.encode()[..], &[0]].concat(), &[255; 20]]
+            .map(<[u8]>::to_vec);
+    for key in strange {
+        let dir = longer();
+        tamper(&dir, |log| drop(log.medium.db.insert(&key[..], vec![0; 20]).unwrap()));
+        let survey = Survey::take(dir.path()).unwrap();
+        assert!(survey.damage.iter().any(|damage| matches!(damage, Damage::UnknownKey(_))), "{key:?}");
+        assert!(survey.values == longer_state(), "{key:?}: {:?}", survey.damage);
+    }
+}
+
+#[test]
+fn groups_right_behind_what_the_engine_cannot_read_are_read() {
+    let dir = longer();
+    let mut frames = BTreeMap::new();
+    tamper(&dir, |log| {
+        for entry in log.medium.range(..) {
+            let (key, frame) = entry.unwrap();
+            frames.insert(RawKey::try_from(&key[..]).unwrap(), frame.to_vec());
+        }
+    });
+    let salvaged = salvage::salvage(&Unreadable { frames, groups: [2, 3] });
+    assert!((11..15).all(|n| salvaged.values.contains_key(&tx(n))), "{:?}", salvaged.damage);
+}
+
+/// A disk on which some groups cannot be read.
+#[derive(Debug)]
+struct Unreadable {
+    frames: BTreeMap<RawKey, Vec<u8>>,
+    groups: [u64; 2],
+}
+
+impl Medium for Unreadable {
+    type Bytes = Vec<u8>;
+    type Witness = File;
+
+    fn dir(&self) -> &Path {
+        Path::new("")
+    }
+
+    fn insert(&self, _: RawKey, _: Vec<u8>) -> io::Result<()> {
+        unreachable!("it is only read")
+    }
+
+    fn remove(&self, _: RawKey) -> io::Result<()> {
+        unreachable!("it is only read")
+    }
+
+    fn get(&self, key: RawKey) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.frames.get(&key).cloned())
+    }
+
+    fn last(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        Ok(self.frames.iter().next_back().map(|(key, frame)| (key.to_vec(), frame.clone())))
+    }
+
+    fn range(
+        &self,
+        keys: impl std::ops::RangeBounds<RawKey>,
+    ) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> {
+        self.frames.range(keys).map(|(key, frame)| {
+            let group = Key::decode(key).unwrap().group;
+            if self.groups.contains(&group) {
+                return Err(io::Error::other("a bad page"));
+            }
+            Ok((key.to_vec(), frame.clone()))
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn log_of_another_format_is_not_read_for_want_of_a_witness() {
+    for witness in [None, Some(vec![0; 5000])] {
+        let dir = longer();
+        tamper(&dir, |log| {
+            let mut frame = frame(log, FILLED);
+            frame[0] = 9;
+            log.medium.db.insert(FILLED.encode(), frame).unwrap();
+        });
+        match witness {
+            None => fs::remove_file(dir.path().join("witness")).unwrap(),
+            Some(bytes) => fs::write(dir.path().join("witness"), bytes).unwrap(),
+        }
+        let error = Survey::take(dir.path()).unwrap_err();
+        assert!(matches!(error, OpenError::OtherVersion { found: 9, supported: 2, .. }), "{error}");
+    }
+}
+
 /// A log whose third group begins its second life, and the groups from 4 on have a transaction each, from 11 on.
 fn longer() -> TempDir {
     let dir = filled();
