@@ -76,7 +76,7 @@ impl Sled {
         Ok(Sled { db, file: File::open(dir.sled_db())?, dir })
     }
 
-    /// Removes what a repair left of which the log came.
+    /// Removes what is left of the repair that made this log.
     pub(super) fn clear_repair(&self) -> io::Result<()> {
         self.dir.clear_repair()
     }

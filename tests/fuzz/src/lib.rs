@@ -2,7 +2,7 @@
 //!
 //! Each target is a function of bytes, that panics where what must hold does not. `cargo test -p assent-fuzz` tries the
 //! kept inputs of `corpus/`, and some new ones. `tests/fuzz/run TARGET` searches for longer, guided by coverage; what it finds
-//! goes to `corpus/` and is tried by the test from then on.
+//! is in `found/`, and with `--keep` in `corpus/`, from where the test tries it from then on.
 
 #![expect(clippy::unwrap_used, reason = "a target that cannot go on has failed")]
 
