@@ -262,8 +262,8 @@ pub const MUTANTS: &[Mutant] = &[
         breaks: "honesty",
         shown_by: "2pc",
         file: ENGINE,
-        original: "self.transactions.get(id).is_none_or(|tx| tx.outcome.is_some())",
-        replacement: "self.transactions.get(id).is_none_or(|tx| tx.outcome.is_some() || (ON && tx.decision.is_some()))",
+        original: "self.transactions.get(id).is_none_or(|tx| !tx.holds_horizon())",
+        replacement: "self.transactions.get(id).is_none_or(|tx| !tx.holds_horizon() || (ON && tx.decision.is_some()))",
     },
     Mutant {
         name: "calls_are_given_up_after_the_second_attempt",
