@@ -14,7 +14,7 @@ use assent::store::{DecisionLog as _, Durability, LogWrite};
 use tempfile::TempDir;
 
 use crate::fault::{FAULTS, Fault, wanted};
-use crate::support::{contents, copy_dir, open_sled, put, remove};
+use crate::support::{contents, copy_dir, open_sled, put, remove, state_after};
 
 const DIR: &str = "ASSENT_TEST_FAULT_DIR";
 const GROUPS: u64 = 9;
@@ -165,12 +165,5 @@ fn writes(group: u64) -> Vec<LogWrite> {
 
 /// What the log holds after so many groups.
 fn state(groups: u64) -> BTreeMap<TxId, Vec<u8>> {
-    let mut state = BTreeMap::new();
-    for write in (0..groups).flat_map(writes) {
-        match write {
-            LogWrite::Put { tx, value } => drop(state.insert(tx, value.to_vec())),
-            LogWrite::Remove { tx } => drop(state.remove(&tx)),
-        }
-    }
-    state
+    state_after((0..groups).flat_map(writes))
 }

@@ -17,7 +17,7 @@ use assent::core::{Shard, TxId};
 use assent::store::{DecisionLog, Durability, LogWrite, OpenError, Survey};
 use tempfile::TempDir;
 
-use crate::support::{contents, copy_dir, open_sled, put, remove, tx};
+use crate::support::{contents, copy_dir, open_sled, put, remove, state_after, tx};
 
 /// How many cases of each log are tried where not all are.
 const CASES: usize = 600;
@@ -344,14 +344,7 @@ fn writes(group: u64) -> Vec<LogWrite> {
 
 /// What the log holds after so many groups.
 fn state(groups: u64) -> BTreeMap<TxId, Vec<u8>> {
-    let mut state = BTreeMap::new();
-    for write in (0..groups).flat_map(writes) {
-        match write {
-            LogWrite::Put { tx, value } => drop(state.insert(tx, value.to_vec())),
-            LogWrite::Remove { tx } => drop(state.remove(&tx)),
-        }
-    }
-    state
+    state_after((0..groups).flat_map(writes))
 }
 
 /// An id of the life that wrote it all.

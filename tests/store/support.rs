@@ -24,6 +24,18 @@ pub fn remove(n: u64) -> LogWrite {
     LogWrite::Remove { tx: tx(n) }
 }
 
+/// What a log holds after these writes.
+pub fn state_after(writes: impl Iterator<Item = LogWrite>) -> BTreeMap<TxId, Vec<u8>> {
+    let mut state = BTreeMap::new();
+    for write in writes {
+        match write {
+            LogWrite::Put { tx, value } => drop(state.insert(tx, value.to_vec())),
+            LogWrite::Remove { tx } => drop(state.remove(&tx)),
+        }
+    }
+    state
+}
+
 /// Everything in the log.
 pub fn contents(log: &mut dyn DecisionLog) -> BTreeMap<TxId, Vec<u8>> {
     let mut values = BTreeMap::new();
